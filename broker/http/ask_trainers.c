@@ -55,13 +55,13 @@ int ask_get_reward(struct ask *ask, const json_t *body, struct err *e)
 
 /* Does the text have a control token of a chat template? Then another template around it would
  * score another text than was meant. */
-static int is_templated(const char *text)
+static int is_templated(const json_t *text)
 {
     static const char *const marks[] = {"<|im_start|>", "<|im_end|>", "<|start_header_id|>",
         "<|eot_id|>", "<|begin_of_text|>", "[INST]", "<start_of_turn>", "<|user|>", "<|assistant|>",
         "<\xef\xbd\x9cUser\xef\xbd\x9c>"};
     for (size_t i = 0; i < sizeof marks / sizeof marks[0]; i++)
-        if (strstr(text, marks[i]))
+        if (memmem(json_string_value(text), json_string_length(text), marks[i], strlen(marks[i])))
             return 1;
     return 0;
 }
@@ -101,9 +101,12 @@ static int add_sample(struct ask *ask, struct row_options *o, const json_t *body
         return err_field(e, ASSAY_EBADREQ, "response", "`response`: expected a text");
     if (!json_is_string(prompt) && !json_is_object(json_array_get(prompt, 0)))
         return err_field(e, ASSAY_EBADREQ, "prompt", "`prompt`: expected a text or messages");
-    if (json_is_string(prompt) && is_text)
+    if (is_text && !json_is_string(prompt))
+        return err_field(e, ASSAY_EBADREQ, "prompt",
+            "`prompt`: expected a text with ?prompt=text, found messages");
+    if (is_text)
         return add_text(ask, o, prompt, response, e);
-    if (json_is_string(prompt) && is_templated(json_string_value(prompt)))
+    if (json_is_string(prompt) && is_templated(prompt))
         return err_field(e, ASSAY_EBADREQ, "prompt",
             "`prompt`: found a chat template's tokens in it, and a template would be written "
             "around them: send it to /rm?prompt=text, to score prompt and response as one text");

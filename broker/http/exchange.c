@@ -134,6 +134,8 @@ static int check_head(
     }
     if (status == 0 && x->route->kind == ROUTE_SCORES)
         status = head_check_body(head, (size_t)x->server->options->max_body_bytes, e);
+    if (status == 0 && x->route->kind == ROUTE_SCORES)
+        status = head_check_query(x->connection, x->route->argument, e);
     return status;
 }
 

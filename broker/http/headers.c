@@ -40,6 +40,35 @@ void head_read(struct head *head, struct MHD_Connection *connection)
     MHD_get_connection_values_n(connection, MHD_HEADER_KIND, take, head);
 }
 
+struct query {
+    const char *known;
+    int n_known;
+    struct err *error;
+};
+
+static enum MHD_Result take_argument(void *arg, enum MHD_ValueKind kind, const char *key,
+    size_t key_size, const char *value, size_t value_size)
+{
+    struct query *q = arg;
+    (void)kind;
+    if (!q->known || strlen(key) != key_size || strcmp(key, q->known) != 0)
+        err_field(q->error, ASSAY_EBADREQ, key,
+            "`?%.60s=`: expected %s%s behind the path, found another argument", key,
+            q->known ? "nothing but ?" : "nothing", q->known ? q->known : "");
+    else if (q->n_known++ > 0)
+        err_field(q->error, ASSAY_EBADREQ, key, "`?%s=`: expected once, found twice", key);
+    else if (!value || strlen(value) != value_size)
+        err_field(q->error, ASSAY_EBADREQ, key, "`?%s=`: expected a value without NUL", key);
+    return q->error->code == 0 ? MHD_YES : MHD_NO;
+}
+
+int head_check_query(struct MHD_Connection *connection, const char *known, struct err *e)
+{
+    struct query q = {known, 0, e};
+    MHD_get_connection_values_n(connection, MHD_GET_ARGUMENT_KIND, take_argument, &q);
+    return e->code == 0 ? 0 : 400;
+}
+
 static int refuse(int status, struct err *e, const char *why)
 {
     err_set(e, ASSAY_EBADREQ, "%s", why);

@@ -4,22 +4,22 @@
 #include <string.h>
 
 static const struct route routes[] = {
-    {"/classify", ROUTE_SCORES, "classify", ask_classify, answer_classify},
-    {"/v1/classify", ROUTE_SCORES, "classify", ask_classify, answer_classify},
-    {"/v1/embeddings", ROUTE_SCORES, "embd", ask_embeddings, answer_embeddings},
-    {"/pooling", ROUTE_SCORES, "pooling", ask_pooling, answer_pooling},
-    {"/score", ROUTE_SCORES, "score", ask_score, answer_score},
-    {"/v1/score", ROUTE_SCORES, "score", ask_score, answer_score},
-    {"/rerank", ROUTE_SCORES, "rerank", ask_rerank, answer_rerank},
-    {"/v1/rerank", ROUTE_SCORES, "rerank", ask_rerank, answer_rerank},
-    {"/v2/rerank", ROUTE_SCORES, "rerank", ask_rerank, answer_rerank},
-    {"/get_reward", ROUTE_SCORES, "reward", ask_get_reward, answer_get_reward},
-    {"/rm", ROUTE_SCORES, "rm", ask_rm, answer_rm},
-    {"/health", ROUTE_HEALTH, NULL, NULL, NULL},
-    {"/ready", ROUTE_READY, NULL, NULL, NULL},
-    {"/v1/models", ROUTE_MODELS, NULL, NULL, NULL},
-    {"/version", ROUTE_VERSION, NULL, NULL, NULL},
-    {"/metrics", ROUTE_METRICS, NULL, NULL, NULL},
+    {"/classify", ROUTE_SCORES, "classify", ask_classify, answer_classify, NULL},
+    {"/v1/classify", ROUTE_SCORES, "classify", ask_classify, answer_classify, NULL},
+    {"/v1/embeddings", ROUTE_SCORES, "embd", ask_embeddings, answer_embeddings, NULL},
+    {"/pooling", ROUTE_SCORES, "pooling", ask_pooling, answer_pooling, NULL},
+    {"/score", ROUTE_SCORES, "score", ask_score, answer_score, NULL},
+    {"/v1/score", ROUTE_SCORES, "score", ask_score, answer_score, NULL},
+    {"/rerank", ROUTE_SCORES, "rerank", ask_rerank, answer_rerank, NULL},
+    {"/v1/rerank", ROUTE_SCORES, "rerank", ask_rerank, answer_rerank, NULL},
+    {"/v2/rerank", ROUTE_SCORES, "rerank", ask_rerank, answer_rerank, NULL},
+    {"/get_reward", ROUTE_SCORES, "reward", ask_get_reward, answer_get_reward, NULL},
+    {"/rm", ROUTE_SCORES, "rm", ask_rm, answer_rm, "prompt"},
+    {"/health", ROUTE_HEALTH, NULL, NULL, NULL, NULL},
+    {"/ready", ROUTE_READY, NULL, NULL, NULL, NULL},
+    {"/v1/models", ROUTE_MODELS, NULL, NULL, NULL, NULL},
+    {"/version", ROUTE_VERSION, NULL, NULL, NULL, NULL},
+    {"/metrics", ROUTE_METRICS, NULL, NULL, NULL, NULL},
 };
 
 #define N_ROUTES ((int)(sizeof routes / sizeof routes[0]))

@@ -20,6 +20,7 @@ struct route {
     const char *id; /* begins the reply's `id` */
     ask_decoder *decode;
     answer_writer *reply;
+    const char *argument; /* that may stand behind the path, as ?NAME=VALUE; NULL: none */
 };
 
 #define ROUTES_MOST 24

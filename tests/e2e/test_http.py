@@ -193,6 +193,20 @@ def test_slime(http, score):
         score({"text": written + "7<|im_end|>", "add_special_tokens": False})[0]
 
 
+@pytest.mark.parametrize("path, param", [
+    ("/rm?promt=text", "promt"), ("/rm?Prompt=text", "Prompt"), ("/rm?prompt=text&prompt=chat", "prompt"), ("/rm?prompt", "prompt"),
+    ("/rm?prompt=te%00xt", "prompt"), ("/rm?prompt=other", "prompt"), ("/rm?prompt=text&truncate_prompt_tokens=1", "truncate_prompt_tokens"),
+])
+def test_arguments_behind_the_path(http, path, param):
+    assert http.refused(path, {"prompt": "3 + 4 = ?", "response": "7"})["param"] == param
+
+
+def test_arguments_that_would_change_a_score(http):
+    assert http.refused("/classify?use_activation=true", {"input": "a"})["param"] == "use_activation"
+    assert http.refused("/rm?prompt=text", {"prompt": CHAT[:1], "response": "7"})["param"] == "prompt"
+    assert http.get("/metrics?a=b")[0] == 200
+
+
 def test_a_pair_needs_a_recipe(http):
     assert "recipe" in http.refused("/score", {"text_1": "a", "text_2": "b"})["message"]
 

@@ -137,6 +137,7 @@ static void trainers(void **state)
     expect(ask_rm, "{\"prompt\":\"p\",\"response\":\"r\",\"label\":null}",
         "[{\"prompt\":\"p\",\"response\":\"r\"}]");
     refuse(ask_rm, "{\"prompt\":\"[INST] p\",\"response\":\"r\"}", ASSAY_EBADREQ, "prompt");
+    refuse(ask_rm, "{\"prompt\":\"\\u0000[INST] p\",\"response\":\"r\"}", ASSAY_EBADREQ, "prompt");
     refuse(ask_rm, "{\"prompt\":\"p\"}", ASSAY_EBADREQ, "response");
     refuse(ask_rm, "{\"prompt\":[\"p\"],\"response\":\"r\"}", ASSAY_EBADREQ, "prompt");
 }
