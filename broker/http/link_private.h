@@ -34,7 +34,8 @@ struct link {
     uint32_t max_rows;
     size_t max_bytes;
     long long info_due_ms;
-    int64_t stale_before_ms; /* the broker's clock; 0: they have not been asked for */
+    int64_t stale_before_ms; /* the broker's clock */
+    long long stale_due_ms;  /* when they are asked for; 0: at once */
     char run[JOB_RUN_BYTES]; /* random, in each key */
 };
 

@@ -11,6 +11,7 @@
 #include "schema/request.h"
 
 #define STALE_MS 3600000 /* a job that has been over for so long is nobody's */
+#define STALE_EVERY_MS 600000
 #define STALE_PAGE 1000
 
 /* What was asked of a broker that is no more is asked of the one that took its place, unless that
@@ -42,8 +43,9 @@ static void take_card(struct link *l, json_t *info)
     card_release(&old);
     if (restarted)
         send_again(l);
-    if (l->stale_before_ms == 0) {
+    if (restarted || now_mono_ms() >= l->stale_due_ms) {
         l->stale_before_ms = json_integer_value(json_object_get(card->info, "now_ms")) - STALE_MS;
+        l->stale_due_ms = now_mono_ms() + STALE_EVERY_MS;
         link_ask_stale(l, 0);
     }
 }

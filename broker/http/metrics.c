@@ -109,18 +109,23 @@ static void put_one(FILE *f, const char *name, const char *type, const char *hel
     fprintf(f, "%s %" PRId64 "\n", name, v);
 }
 
+static void put_of_model(FILE *f, const char *name, const struct card *card, uint32_t v)
+{
+    fprintf(f, "%s{model_name=\"", name);
+    for (const char *at = card ? card->names[0] : ""; *at; at++)
+        fprintf(f, strchr("\"\\\n", *at) ? "\\%c" : "%c", *at == '\n' ? 'n' : *at);
+    fprintf(f, "\"} %" PRIu32 "\n", v);
+}
+
 static void put_link(FILE *f, const struct link_counts *c, const struct card *card)
 {
-    char model[256] = "";
-    for (const char *at = card ? card->names[0] : ""; *at && strlen(model) < 200; at++)
-        snprintf(model + strlen(model), 3, strchr("\"\\", *at) ? "\\%c" : "%c", *at);
     put_one(f, "assay_http_jobs_total", "counter", "Jobs that requests were put into.",
         (int64_t)c->n_jobs);
     put_one(f, "assay_http_job_rows_total", "counter", "Rows of these jobs.", (int64_t)c->n_rows);
     put_head(f, "vllm:num_requests_running", "gauge", "Requests whose rows the broker has.");
-    fprintf(f, "vllm:num_requests_running{model_name=\"%s\"} %u\n", model, c->n_running);
+    put_of_model(f, "vllm:num_requests_running", card, c->n_running);
     put_head(f, "vllm:num_requests_waiting", "gauge", "Requests that are not with the broker yet.");
-    fprintf(f, "vllm:num_requests_waiting{model_name=\"%s\"} %u\n", model, c->n_waiting);
+    put_of_model(f, "vllm:num_requests_waiting", card, c->n_waiting);
 }
 
 /* The broker's numbers of one map, under its own names. */

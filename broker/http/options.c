@@ -69,11 +69,21 @@ static int take_number(struct http_options *o, int k, const char *text)
     return 0;
 }
 
+static int has_control(const char *text)
+{
+    for (; *text; text++)
+        if ((unsigned char)*text < ' ' || *text == 127)
+            return 1;
+    return 0;
+}
+
 static int take_name(struct http_options *o, const char *text)
 {
     size_t len = strlen(text);
-    if (len == 0 || o->n_names == CARD_MAX_NAMES || utf8_valid((const uint8_t *)text, len) < len)
-        return usage("served-model-name", "at most 16 names in UTF-8, none of them empty", text);
+    if (len == 0 || o->n_names == CARD_MAX_NAMES || has_control(text) ||
+        utf8_valid((const uint8_t *)text, len) < len)
+        return usage("served-model-name",
+            "at most 16 names in UTF-8, none of them empty or with control characters", text);
     o->names[o->n_names++] = text;
     return 0;
 }

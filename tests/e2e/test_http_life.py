@@ -151,10 +151,20 @@ def test_jobs_left_behind_are_purged(directory):
     with sqlite3.connect(directory / "d/assay.db") as database:
         database.execute("update job set finished_ms = finished_ms - 4000000 where key <> ?", [fresh])
     database.close()
+
+    def left():
+        return [key for [key] in broker.sql("select key from jobs order by job")]
+
     broker = Broker(directory / "d", model=MODEL).start()
     with Http(directory, broker) as http:
-        wait_until(lambda: [key for [key] in broker.sql("select key from jobs order by job")] == [fresh, *mine])
+        wait_until(lambda: left() == [fresh, *mine])
         assert http.ok("/classify", {"input": "a"})
+        broker.stop()
+        with sqlite3.connect(directory / "d/assay.db") as database:
+            database.execute("update job set finished_ms = finished_ms - 4000000")
+        database.close()
+        broker.start()
+        wait_until(lambda: left() == mine)  # it looks for them again
     broker.stop()
 
 
@@ -246,6 +256,7 @@ def test_what_does_not_start(directory):
         code, words = fails(directory, "--listen", listen)
         assert code == 64 and "HOST:PORT" in words, words
     assert fails(directory, "--connect", "inproc://a")[0] == 64
+    assert "control characters" in fails(directory, "--served-model-name", "a\nb 1")[1]
     assert fails(directory, "--tls-cert", keys)[0] == 64
     assert "--timeout" in fails(directory, "--timout", "3")[1]
     with socket.socket() as taken:
@@ -317,6 +328,13 @@ def test_metrics(directory):
         assert 'assay_http_request_seconds_bucket{endpoint="/classify",le="+Inf"} 2' in page
         assert 'vllm:num_requests_running{model_name="rm"} 0' in page and "assay_queued_bytes " in page and "assay_rows_done_total " in page
         assert [one["id"] for one in json.loads(http.get("/v1/models")[1])["data"]] == ["rm", "/models/rm"]
+
+
+def test_a_long_name_in_metrics(directory):
+    """It is not cut within a character."""
+    name = "r" + "\u00e9" * 150
+    with Broker(directory / "d", model=MODEL) as broker, Http(directory, broker, ["--served-model-name", name + '"']) as http:
+        assert f'vllm:num_requests_waiting{{model_name="{name}\\""}} 0' in http.get("/metrics")[1]
 
 
 def test_a_failed_row_is_never_a_zero(directory):
