@@ -32,7 +32,10 @@ class Peer:
         self.socket.settimeout(30)
         self.socket.connect(endpoint.removeprefix("ipc://"))
         for at in range(0, len(hello), pieces or len(hello)):
-            self.socket.sendall(hello[at:at + (pieces or len(hello))])
+            try:
+                self.socket.sendall(hello[at:at + (pieces or len(hello))])
+            except (BrokenPipeError, ConnectionResetError):
+                break  # the broker has closed it already; what is read then shows that
         self.exactly(answer)
         self.frames = self._frames()
         if answer:
