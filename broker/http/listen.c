@@ -174,6 +174,7 @@ static int start_daemon(struct listener *l, struct server *s, struct err *e)
         s, MHD_OPTION_ARRAY, o->tls_cert ? tls : none, MHD_OPTION_END);
     if (l->daemon)
         return 0;
+    l->fd = -1; /* it is closed: by then the number may be another thread's */
     return err_set(e, ASSAY_EIO, "--listen %s: the server does not start%s", o->listen,
         o->tls_cert ? "; do --tls-cert and --tls-key belong together?" : "");
 }

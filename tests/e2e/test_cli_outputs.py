@@ -265,6 +265,7 @@ class SilentBroker(threading.Thread):
         self.join()
 
 
+HELLO = {"ok": True, "models": [], "limits": {"max_message_bytes": 1 << 26}}
 FULL = {"ok": False, "err": {"code": "queue_full", "message": "disk of /d: expected 9 bytes free, found 1", "retry_after_ms": 60000}}
 UNKNOWN = {"ok": False, "err": {"code": "unknown_job", "message": "no job 'k'"}}
 NOTHING = {"ok": True, "rows": [], "next": 0, "done": False}
@@ -277,7 +278,7 @@ PAUSED = {"ok": True, "job": 1, "key": "k\x1b", "state": "paused", "total": 5, "
 def test_a_full_queue_is_told_and_can_be_left(directory, rows, verb, how):
     (directory / "o").mkdir()
     arguments = ["--key", "k"] if verb == "submit" else ["-o", directory / "o/out"]
-    with SilentBroker(directory, submit=FULL, results=NOTHING, status=UNKNOWN):
+    with SilentBroker(directory, hello=HELLO, submit=FULL, results=NOTHING, status=UNKNOWN):
         process = start(verb, rows, *arguments, "--data", directory)
         assert "expected 9 bytes free, found 1" in process.stderr.readline()
         process.send_signal(how)
