@@ -298,6 +298,9 @@ def test_sigterm_while_large_appends_wait(directory):
     with clients_of(directory, 3) as (broker, clients):
         names = [[c.call("open", row={"ids": BIG})["session"]] for c in clients]
         numbers = [[send(c, "append", sessions=name, more=[{"ids": b"1234"}]), send(c, "hello")] for c, name in zip(clients, names)]
+        with broker.client() as other:
+            for _ in range(3):
+                other.call("info")  # what was sent before has come
         assert broker.stop() == 0
         for c, mine in zip(clients, numbers):
             replies = [c.receive(), c.receive()]
