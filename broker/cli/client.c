@@ -13,6 +13,7 @@
 #include "schema/alloc.h"
 #include "schema/clock.h"
 #include "schema/endpoint.h"
+#include "schema/msg_json.h"
 #include "schema/resources.h"
 
 #define RESEND_MS 3000
@@ -140,18 +141,6 @@ struct msg_writer *client_begin(struct client *c, const char *op, uint32_t n_fie
     return &c->request;
 }
 
-/* Returns the double with the shortest decimal form that reads back as f. */
-static double widen(float f)
-{
-    char text[32];
-    for (int digits = 6; digits <= 9; digits++) {
-        snprintf(text, sizeof text, "%.*g", digits, (double)f);
-        if (strtof(text, NULL) == f)
-            break;
-    }
-    return strtod(text, NULL);
-}
-
 static int read_value(struct msg_reader *r, json_t **out, struct err *e);
 
 static int read_container(struct msg_reader *r, enum msg_type type, json_t **out, struct err *e)
@@ -214,7 +203,8 @@ static int read_value(struct msg_reader *r, json_t **out, struct err *e)
         return read_integer(r, out, e);
     case MSG_FLOAT:
         rc = msg_read_float(r, "", &real, e);
-        *out = rc == 0 ? json_real((double)(float)real == real ? widen((float)real) : real) : NULL;
+        *out = rc == 0 ? json_real((double)(float)real == real ? msg_shortest((float)real) : real)
+                       : NULL;
         return rc;
     case MSG_STR:
         rc = msg_read_str(r, "", &s, e);

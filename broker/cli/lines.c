@@ -9,6 +9,7 @@
 #include "broker/cli/input/columns.h"
 #include "broker/cli/input/jsonl.h"
 #include "schema/alloc.h"
+#include "schema/msg_json.h"
 #include "schema/pooling.h"
 #include "schema/request.h"
 
@@ -234,52 +235,6 @@ static int write_ids(struct lines *l, struct line *line, const json_t *ids)
     return rc;
 }
 
-/* ---- text ---- */
-
-static void pack(struct msg_writer *w, const json_t *v);
-
-static void pack_array(struct msg_writer *w, const json_t *v)
-{
-    json_t *item;
-    size_t k;
-    msg_array(w, (uint32_t)json_array_size(v));
-    json_array_foreach(v, k, item)
-    {
-        pack(w, item);
-    }
-}
-
-/* An object goes as it is: of a message, the checkpoint's chat template may read any key. */
-static void pack_object(struct msg_writer *w, const json_t *v)
-{
-    const char *key;
-    json_t *item;
-    msg_map(w, (uint32_t)json_object_size(v));
-    json_object_foreach((json_t *)v, key, item)
-    {
-        msg_str(w, key);
-        pack(w, item);
-    }
-}
-
-static void pack(struct msg_writer *w, const json_t *v)
-{
-    if (json_is_string(v))
-        msg_str_len(w, json_string_value(v), json_string_length(v));
-    else if (json_is_array(v))
-        pack_array(w, v);
-    else if (json_is_object(v))
-        pack_object(w, v);
-    else if (json_is_integer(v))
-        msg_int(w, json_integer_value(v));
-    else if (json_is_real(v))
-        msg_double(w, json_real_value(v));
-    else if (json_is_boolean(v))
-        msg_bool(w, json_is_true(v));
-    else
-        msg_nil(w);
-}
-
 /* ---- rows ---- */
 
 static void write_pool(struct lines *l)
@@ -325,12 +280,9 @@ static int write_fields(struct lines *l, struct line *line, const json_t *fields
     {
         if (strcmp(key, "input_ids") == 0) {
             rc = write_ids(l, line, v);
-        } else if (strcmp(key, "pool") == 0) {
-            msg_str(&l->row, key);
-            pack_object(&l->row, v);
         } else {
             msg_str(&l->row, key);
-            pack(&l->row, v);
+            msg_json(&l->row, v);
         }
     }
     return rc;
@@ -377,7 +329,7 @@ static void write_options(struct lines *l, const json_t *fields)
         if (json_object_get(fields, key))
             continue;
         msg_str(&l->row, key);
-        pack(&l->row, v);
+        msg_json(&l->row, v);
     }
 }
 
@@ -389,7 +341,7 @@ static int write_all(struct lines *l, struct line *line, const json_t *fields)
         return rc;
     msg_map(&l->row, 1 + (uint32_t)json_object_size(fields) + n);
     msg_str(&l->row, "id");
-    pack(&l->row, line->id);
+    msg_json(&l->row, line->id);
     rc = write_fields(l, line, fields);
     write_options(l, fields);
     return rc;
@@ -415,7 +367,7 @@ struct slice lines_refused(struct lines *l, const struct line *line)
     msg_writer_clear(&l->row);
     msg_map(&l->row, 2);
     msg_str(&l->row, "id");
-    pack(&l->row, line->id);
+    msg_json(&l->row, line->id);
     msg_str(&l->row, "error");
     msg_map(&l->row, 2);
     msg_key_str(&l->row, "code", err_name(line->err.code));

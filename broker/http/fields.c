@@ -4,7 +4,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "broker/http/pack.h"
+#include "schema/msg_json.h"
 #include "schema/pooling.h"
 #include "schema/suggest.h"
 
@@ -233,8 +233,8 @@ int fields_take_chat(const json_t *body, struct row_options *o, struct err *e)
         return err_field(
             e, ASSAY_EBADREQ, "chat_template_kwargs", "`chat_template_kwargs`: expected an object");
     if (json_object_size(arguments) > 0)
-        pack_json(row_options_add(o, "chat_template_kwargs"), arguments);
+        msg_json(row_options_add(o, "chat_template_kwargs"), arguments);
     if (!field_is_absent(tools))
-        pack_json(row_options_add(o, "tools"), tools);
+        msg_json(row_options_add(o, "tools"), tools);
     return 0;
 }

@@ -2,48 +2,8 @@
 #include "broker/http/pack.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 
-static void pack_array(struct msg_writer *w, const json_t *v)
-{
-    json_t *item;
-    size_t k;
-    msg_array(w, (uint32_t)json_array_size(v));
-    json_array_foreach(v, k, item)
-    {
-        pack_json(w, item);
-    }
-}
-
-static void pack_object(struct msg_writer *w, const json_t *v)
-{
-    const char *key;
-    json_t *item;
-    msg_map(w, (uint32_t)json_object_size(v));
-    json_object_foreach((json_t *)v, key, item)
-    {
-        msg_str(w, key);
-        pack_json(w, item);
-    }
-}
-
-void pack_json(struct msg_writer *w, const json_t *v)
-{
-    if (json_is_string(v))
-        msg_str_len(w, json_string_value(v), json_string_length(v));
-    else if (json_is_array(v))
-        pack_array(w, v);
-    else if (json_is_object(v))
-        pack_object(w, v);
-    else if (json_is_integer(v))
-        msg_int(w, json_integer_value(v));
-    else if (json_is_real(v))
-        msg_double(w, json_real_value(v));
-    else if (json_is_boolean(v))
-        msg_bool(w, json_is_true(v));
-    else
-        msg_nil(w);
-}
+#include "schema/msg_json.h"
 
 static int read_value(struct msg_reader *r, int depth, json_t **out, struct err *e);
 
@@ -130,11 +90,5 @@ int pack_read(struct msg_reader *r, json_t **value, struct err *e)
 
 json_t *pack_score(float score)
 {
-    char text[32];
-    for (int digits = 6; digits <= 9; digits++) {
-        snprintf(text, sizeof text, "%.*g", digits, (double)score);
-        if (strtof(text, NULL) == score)
-            break;
-    }
-    return json_real(strtod(text, NULL));
+    return json_real(msg_shortest(score));
 }

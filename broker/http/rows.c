@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "broker/http/pack.h"
 #include "schema/alloc.h"
+#include "schema/msg_json.h"
 #include "schema/request.h"
 
 #define ROWS_FIRST_ROOM 16
@@ -136,7 +136,7 @@ int rows_add_messages(
     struct row_place *row = begin(rows, o, 1);
     msg_str(&rows->bytes, "messages");
     mark_content(rows, row, 0);
-    pack_json(&rows->bytes, messages);
+    msg_json(&rows->bytes, messages);
     return end(rows, row, e);
 }
 
@@ -146,9 +146,9 @@ int rows_add_pair(struct rows *rows, const struct row_options *o, const char *fi
     struct row_place *row = begin(rows, o, 2);
     msg_str(&rows->bytes, first_name);
     mark_content(rows, row, 0);
-    pack_json(&rows->bytes, first);
+    msg_json(&rows->bytes, first);
     msg_str(&rows->bytes, second_name);
-    pack_json(&rows->bytes, second);
+    msg_json(&rows->bytes, second);
     return end(rows, row, e);
 }
 
