@@ -96,3 +96,16 @@ int ask_add_input(struct ask *ask, const struct row_options *o, const json_t *in
     }
     return rc;
 }
+
+int ask_begin_scores(struct ask *ask, const json_t *body, const struct field *const *lists,
+    struct row_options *o, struct err *e)
+{
+    int rc = ask_needs_score(ask, e);
+    if (rc == 0)
+        rc = fields_check(body, lists, e);
+    if (rc == 0)
+        rc = ask_take_model(ask, body, NULL, o, e);
+    if (rc == 0)
+        rc = fields_take_truncation(body, o, e);
+    return rc == 0 ? fields_take_pool(body, ask->card, NULL, o, e) : rc;
+}

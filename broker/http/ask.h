@@ -24,6 +24,8 @@
 #include "broker/http/results.h"
 #include "broker/http/rows.h"
 
+struct field;
+
 struct ask {
     const struct card *card; /* borrowed */
     const char *prompt_is;   /* what ?prompt= says behind the path: NULL for nothing; borrowed */
@@ -62,6 +64,10 @@ int ask_take_model(
     struct ask *ask, const json_t *body, const char *model, struct row_options *o, struct err *e);
 /* Refuses a model that scores positions, for endpoints with one score a row. */
 int ask_needs_score(const struct ask *ask, struct err *e);
+/* Begins a request for one score a row: checks its fields against the lists (fields_check), and
+ * takes `model`, truncation and pooling. */
+int ask_begin_scores(struct ask *ask, const json_t *body, const struct field *const *lists,
+    struct row_options *o, struct err *e);
 /* Judges the rows: there is one, and the broker would take each. */
 int ask_end(const struct ask *ask, struct err *e);
 /* A text, a list of texts, ids, or a list of lists of ids, or conversations, under `name`. */

@@ -80,15 +80,7 @@ static int begin(struct ask *ask, const json_t *body, const struct field *own,
     struct row_options *o, struct err *e)
 {
     const struct field *const lists[] = {fields_common, fields_truncation, pair_fields, own, NULL};
-    int rc = ask_needs_score(ask, e);
-    if (rc == 0)
-        rc = fields_check(body, lists, e);
-    if (rc == 0)
-        rc = ask_take_model(ask, body, NULL, o, e);
-    if (rc == 0)
-        rc = fields_take_truncation(body, o, e);
-    if (rc == 0)
-        rc = fields_take_pool(body, ask->card, NULL, o, e);
+    int rc = ask_begin_scores(ask, body, lists, o, e);
     return rc == 0 ? take_instruction(body, o, e) : rc;
 }
 
