@@ -90,3 +90,14 @@ int regular_refuse_pointer(const char *path, struct err *e)
         "directory, or download the model with `hf download`",
         path);
 }
+
+FILE *regular_stream(const char *path, struct stat *st, struct err *e)
+{
+    int fd = regular_open(path, st, e);
+    FILE *f = fd >= 0 ? fdopen(fd, "r") : NULL;
+    if (fd >= 0 && !f) {
+        err_errno(e, ASSAY_EIO, "%s", path);
+        close(fd);
+    }
+    return f;
+}

@@ -4,6 +4,7 @@
 #ifndef ASSAY_REGULAR_H
 #define ASSAY_REGULAR_H
 
+#include <stdio.h>
 #include <sys/stat.h>
 
 #include "schema/err.h"
@@ -12,6 +13,9 @@
  * ASSAY_EFORMAT, saying what is there, with errno ENOENT where nothing is (a dangling link is
  * something). */
 int regular_open(const char *path, struct stat *st, struct err *e);
+
+/* The same as a stream to read, which the caller closes. NULL: *e says why. */
+FILE *regular_stream(const char *path, struct stat *st, struct err *e);
 
 /* Does anything have that name, even a dangling link? */
 int regular_exists(const char *path);

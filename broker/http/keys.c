@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <unistd.h>
 
 #include "schema/alloc.h"
 #include "schema/regular.h"
@@ -71,15 +70,10 @@ static int read_lines(struct keys *keys, FILE *f, const char *path, struct err *
 int keys_read(struct keys **out, const char *path, struct err *e)
 {
     struct stat st;
-    int fd = regular_open(path, &st, e);
+    FILE *f = regular_stream(path, &st, e);
     *out = NULL;
-    if (fd < 0)
-        return fd;
-    FILE *f = fdopen(fd, "r");
-    if (!f) {
-        close(fd);
-        return err_errno(e, ASSAY_EIO, "%s", path);
-    }
+    if (!f)
+        return e->code;
     struct keys *keys = xcalloc(1, sizeof *keys);
     keys->all = xcalloc(KEYS_MOST, sizeof *keys->all);
     int rc = (st.st_mode & 077) == 0

@@ -141,14 +141,9 @@ static void on_log(void *cls, const char *format, va_list arguments)
 
 static int read_pem(const char *path, char **text, struct err *e)
 {
-    int fd = regular_open(path, NULL, e);
-    if (fd < 0)
-        return fd;
-    FILE *f = fdopen(fd, "r");
-    if (!f) {
-        close(fd);
-        return err_errno(e, ASSAY_EIO, "%s", path);
-    }
+    FILE *f = regular_stream(path, NULL, e);
+    if (!f)
+        return e->code;
     *text = xcalloc(PEM_BYTES, 1);
     size_t n = fread(*text, 1, PEM_BYTES - 1, f);
     int is_whole = feof(f) && !ferror(f) && n > 0;
