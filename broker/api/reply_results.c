@@ -302,10 +302,16 @@ int reply_score(
             "the reply: expected at most %zu bytes, found more; `results` gives job '%s' in pages",
             p.max_bytes, j.key);
     if (rc == 0) {
-        struct msg_writer *w = outbox_ok(b->outbox, env, id, 4 + (uint32_t)(j.made_otherwise != 0));
+        const struct model_info *m = model_of_mode(b, j.mode);
+        struct msg_writer *w =
+            outbox_ok(b->outbox, env, id, 4 + 2u * (m != NULL) + (uint32_t)(j.made_otherwise != 0));
         msg_key_int(w, "job", job);
         msg_key_str(w, "key", j.key);
         msg_key_int(w, "started_ms", b->started_ms);
+        if (m) {
+            msg_key_str(w, "digest", m->digest);
+            msg_key_str(w, "mode", m->mode);
+        }
         if (j.made_otherwise)
             msg_key_str(w, "made_otherwise", j.reason);
         write_rows(w, &p);

@@ -83,7 +83,7 @@ static uint32_t highest(const float *values, uint32_t n)
 static json_t *class_of(const struct ask *ask, const struct row_result *row, uint32_t i)
 {
     uint32_t best = highest(row->values, row->width);
-    const char *label = card_label(ask->card, best);
+    const char *label = card_label(ask->asks.model, best);
     char standard[24];
     snprintf(standard, sizeof standard, "LABEL_%u", best);
     return json_pack("{s:i, s:s, s:o, s:i}", "index", (int)i, "label", label ? label : standard,

@@ -2,15 +2,17 @@
 #include "broker/http/ask.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "broker/http/fields.h"
+#include "schema/alloc.h"
 
 #define JOB_ROOM 4096 /* of a message, beside its rows */
 
 void ask_init(struct ask *ask, const struct card *card)
 {
-    *ask = (struct ask){.card = card, .model = card->names[0]};
+    *ask = (struct ask){.card = card, .asks.model = &card->models[0]};
     rows_init(&ask->rows);
     ask->rows.max_rows = card->max_rows > 0 ? (uint32_t)card->max_rows : 1;
     ask->rows.max_bytes =
@@ -21,24 +23,66 @@ void ask_release(struct ask *ask)
 {
     rows_release(&ask->rows);
     json_decref(ask->documents);
+    free(ask->model);
     *ask = (struct ask){0};
 }
 
-int ask_take_model(
-    struct ask *ask, const json_t *body, const char *model, struct row_options *o, struct err *e)
+/* SGLang names an adapter beside the model that it is for. */
+static int choose_adapter(struct ask *ask, const char *lora, struct err *e)
 {
-    const char *adapter = NULL;
+    const char *name, *chosen = ask->asks.adapter;
+    for (size_t k = 0; (name = card_adapter(ask->asks.model, k)); k++)
+        if (strcmp(name, lora) == 0 && (!chosen || strcmp(name, chosen) == 0)) {
+            ask->asks.adapter = name;
+            return 0;
+        }
+    if (chosen)
+        return err_field(e, ASSAY_EBADREQ, "lora_path",
+            "`lora_path`: expected the adapter that `model` names (%s), found '%.100s'", chosen,
+            lora);
+    return err_field(e, ASSAY_EADAPTER, "lora_path",
+        "`lora_path`: the model %s has no adapter '%.100s'", ask->asks.model->name, lora);
+}
+
+static char *copy_text(const char *text)
+{
+    size_t n = strlen(text) + 1;
+    return memcpy(xcalloc(n, 1), text, n);
+}
+
+static int choose(struct ask *ask, const json_t *body, struct err *e)
+{
+    const char *model = NULL, *lora = NULL;
     int rc = field_text(body, "model", &model, e);
     if (rc >= 0)
-        rc = card_find(ask->card, model, &adapter, &ask->model, e);
-    if (rc == 0 && adapter)
-        msg_str(row_options_add(o, "adapter"), adapter);
+        rc = field_text(body, "lora_path", &lora, e);
+    if (rc < 0)
+        return rc;
+    int has_model = model && *model, has_lora = lora && *lora;
+    const char *name = has_model ? model : has_lora ? lora : NULL;
+    rc = card_find(ask->card, name, &ask->asks, e);
+    if (rc == 0 && has_model && has_lora)
+        rc = choose_adapter(ask, lora, e);
+    free(ask->model);
+    ask->model = copy_text(name ? name : ask->card->names[0]);
     return rc;
+}
+
+int ask_decode(struct ask *ask, ask_decoder *decoder, const json_t *body, struct err *e)
+{
+    int rc = choose(ask, body, e);
+    return rc == 0 ? decoder(ask, body, e) : rc;
+}
+
+void ask_take_adapter(const struct ask *ask, struct row_options *o)
+{
+    if (ask->asks.adapter)
+        msg_str(row_options_add(o, "adapter"), ask->asks.adapter);
 }
 
 int ask_needs_score(const struct ask *ask, struct err *e)
 {
-    const char *type = ask->card->pool_type;
+    const char *type = ask->asks.model->pool_type;
     if (strcmp(type, "STEP") != 0 && strcmp(type, "POSITIONS") != 0 && strcmp(type, "ALL") != 0)
         return 0;
     return err_set(e, ASSAY_EBADREQ,
@@ -103,9 +147,8 @@ int ask_begin_scores(struct ask *ask, const json_t *body, const struct field *co
     int rc = ask_needs_score(ask, e);
     if (rc == 0)
         rc = fields_check(body, lists, e);
-    if (rc == 0)
-        rc = ask_take_model(ask, body, NULL, o, e);
+    ask_take_adapter(ask, o);
     if (rc == 0)
         rc = fields_take_truncation(body, o, e);
-    return rc == 0 ? fields_take_pool(body, ask->card, NULL, o, e) : rc;
+    return rc == 0 ? fields_take_pool(body, ask->asks.model, NULL, o, e) : rc;
 }

@@ -30,7 +30,8 @@ struct ask {
     const struct card *card; /* borrowed */
     const char *prompt_is;   /* what ?prompt= says behind the path: NULL for nothing; borrowed */
     char id[64];             /* the reply's `id` */
-    const char *model;       /* the name to give back; lies in the card */
+    struct card_choice asks; /* the model that scores, perhaps with an adapter */
+    char *model;             /* its name to give back: the one that was asked with; owned */
     struct rows rows;
     int is_base64;     /* values as base64 of float32, little-endian */
     int is_sglang;     /* SGLang's body, and so its reply */
@@ -45,8 +46,12 @@ void ask_release(struct ask *ask);
 
 typedef int ask_decoder(struct ask *ask, const json_t *body, struct err *e);
 
-/* Each reads a body and appends the rows that it asks for, at least one. Returns 0; ASSAY_EBADREQ
- * with the field's name; ASSAY_EADAPTER for another model; ASSAY_ETOOLARGE for too many rows. */
+/* Chooses the model by the body's `model` (or SGLang's `lora_path`), then reads the body by its
+ * decoder. Returns as that; ASSAY_EADAPTER for a model that there is not. */
+int ask_decode(struct ask *ask, ask_decoder *decoder, const json_t *body, struct err *e);
+
+/* Each reads a body, once the model is chosen, and appends the rows that it asks for, at least one.
+ * Returns 0; ASSAY_EBADREQ with the field's name; ASSAY_ETOOLARGE for too many rows. */
 ask_decoder ask_classify;   /* /classify: vLLM's body or SGLang's, by its keys */
 ask_decoder ask_embeddings; /* /v1/embeddings */
 ask_decoder ask_pooling;    /* /pooling */
@@ -59,13 +64,12 @@ ask_decoder ask_rm;         /* /rm: slime's */
 int ask_is_sglang(const json_t *body);
 
 /* What decoders share. */
-/* Takes `model` and what the request says of all rows, of a request whose fields are checked. */
-int ask_take_model(
-    struct ask *ask, const json_t *body, const char *model, struct row_options *o, struct err *e);
+/* Names the adapter in every row, where one was chosen. */
+void ask_take_adapter(const struct ask *ask, struct row_options *o);
 /* Refuses a model that scores positions, for endpoints with one score a row. */
 int ask_needs_score(const struct ask *ask, struct err *e);
 /* Begins a request for one score a row: checks its fields against the lists (fields_check), and
- * takes `model`, truncation and pooling. */
+ * takes the adapter, truncation and pooling. */
 int ask_begin_scores(struct ask *ask, const json_t *body, const struct field *const *lists,
     struct row_options *o, struct err *e);
 /* Judges the rows: there is one, and the broker would take each. */

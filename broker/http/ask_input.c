@@ -120,8 +120,7 @@ static int decode_input(struct ask *ask, const json_t *body, const char *pool_ty
     struct row_options o;
     row_options_init(&o);
     int rc = fields_check(body, lists, e);
-    if (rc == 0)
-        rc = ask_take_model(ask, body, NULL, &o, e);
+    ask_take_adapter(ask, &o);
     if (rc == 0)
         rc = expect(body, "padding", "do_not_pad", e);
     if (rc == 0)
@@ -129,7 +128,7 @@ static int decode_input(struct ask *ask, const json_t *body, const char *pool_ty
     if (rc == 0)
         rc = fields_take_truncation(body, &o, e);
     if (rc == 0)
-        rc = fields_take_pool(body, ask->card, pool_type, &o, e);
+        rc = fields_take_pool(body, ask->asks.model, pool_type, &o, e);
     if (rc == 0)
         rc = add_rows(ask, body, &o, e);
     row_options_release(&o);
@@ -160,16 +159,12 @@ static int add_sglang(struct ask *ask, const json_t *body, struct row_options *o
 static int decode_sglang(struct ask *ask, const json_t *body, struct err *e)
 {
     static const struct field *const lists[] = {fields_common, sglang_fields, NULL};
-    const char *lora = NULL;
     struct row_options o;
     row_options_init(&o);
     int rc = fields_check(body, lists, e);
+    ask_take_adapter(ask, &o);
     if (rc == 0)
-        rc = field_text(body, "lora_path", &lora, e);
-    if (rc >= 0)
-        rc = ask_take_model(ask, body, lora, &o, e);
-    if (rc == 0)
-        rc = fields_take_pool(body, ask->card, NULL, &o, e);
+        rc = fields_take_pool(body, ask->asks.model, NULL, &o, e);
     if (rc == 0)
         rc = add_sglang(ask, body, &o, e);
     row_options_release(&o);
@@ -196,7 +191,7 @@ int ask_embeddings(struct ask *ask, const json_t *body, struct err *e)
 static int take_pool_type(
     const struct ask *ask, const json_t *body, const char **pool_type, struct err *e)
 {
-    const char *task = NULL, *own = ask->card->pool_type;
+    const char *task = NULL, *own = ask->asks.model->pool_type;
     int is_step = strcmp(own, "STEP") == 0 || strcmp(own, "POSITIONS") == 0;
     *pool_type = is_step ? NULL : "ALL";
     int rc = field_text(body, "task", &task, e);

@@ -1,10 +1,13 @@
 /* card.c - see card.h. */
 #include "broker/http/card.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "schema/alloc.h"
+
+#define LIST_BYTES 300 /* of the names in a refusal */
 
 static const char *text_in(const json_t *map, const char *key)
 {
@@ -17,34 +20,61 @@ static int64_t number_in(const json_t *map, const char *key)
     return json_integer_value(json_object_get(map, key));
 }
 
-static int count_groups(const json_t *workers)
+/* ---- reading ---- */
+
+/* Counts the model's groups by their first ranks. */
+static void read_groups(struct card_model *m, const json_t *workers)
 {
     json_t *worker;
     size_t k;
-    int n = 1;
     json_array_foreach(workers, k, worker)
     {
-        int64_t group = number_in(worker, "group");
-        n = group >= n && group < 1024 ? (int)group + 1 : n;
+        if (number_in(worker, "rank") != 0 || strcmp(text_in(worker, "model"), m->name) != 0)
+            continue;
+        m->n_groups++;
+        m->is_ready |= strcmp(text_in(worker, "state"), "ready") == 0;
     }
-    return n;
+    m->n_groups = m->n_groups > 0 ? m->n_groups : 1;
 }
 
-static int read_model(struct card *c, const json_t *model, struct err *e)
+static int read_model(
+    struct card_model *m, const json_t *entry, const json_t *workers, struct err *e)
 {
+    const json_t *model = json_object_get(entry, "model");
     const json_t *pooling = json_object_get(model, "pooling");
-    if (!json_is_object(model) || !json_is_object(pooling) || !*text_in(model, "name"))
-        return err_set(e, ASSAY_EBADMSG, "info: expected a model with its pooling, found none");
-    c->model = text_in(model, "name");
-    c->pool_type = text_in(pooling, "type");
-    c->activation = text_in(pooling, "activation");
-    c->digest = text_in(model, "digest");
-    c->recipe = json_string_value(json_object_get(model, "recipe"));
-    c->max_len = number_in(model, "max_len");
-    c->n_labels = number_in(model, "n_labels");
-    if (c->n_names == 0)
-        c->names[c->n_names++] = c->model;
+    if (!json_is_object(model) || !json_is_object(pooling) || !*text_in(entry, "name"))
+        return err_set(e, ASSAY_EBADMSG, "info: expected models with their pooling, found none");
+    m->json = model;
+    m->name = text_in(entry, "name");
+    m->mode = text_in(entry, "mode");
+    m->pool_type = text_in(pooling, "type");
+    m->activation = text_in(pooling, "activation");
+    m->digest = text_in(model, "digest");
+    m->recipe = json_string_value(json_object_get(model, "recipe"));
+    m->max_len = number_in(model, "max_len");
+    m->n_labels = number_in(model, "n_labels");
+    read_groups(m, workers);
     return 0;
+}
+
+static int read_models(struct card *c, struct err *e)
+{
+    const json_t *models = json_object_get(c->info, "models"), *entry;
+    size_t n = json_array_size(models), k;
+    int rc = 0;
+    if (n == 0 || n > CARD_MAX_MODELS)
+        return err_set(
+            e, ASSAY_EBADMSG, "info: expected 1 to %d models, found %zu", CARD_MAX_MODELS, n);
+    c->models = xcalloc(n, sizeof *c->models);
+    json_array_foreach(models, k, entry)
+    {
+        if (rc == 0)
+            rc = read_model(&c->models[k], entry, json_object_get(c->info, "workers"), e);
+    }
+    c->n_models = rc == 0 ? (int)n : 0;
+    if (rc == 0 && c->n_names == 0)
+        c->names[c->n_names++] = c->models[0].name;
+    return rc;
 }
 
 int card_new(struct card **out, json_t *info, const char *const *names, int n_names, struct err *e)
@@ -55,13 +85,11 @@ int card_new(struct card **out, json_t *info, const char *const *names, int n_na
     c->info = info;
     for (int i = 0; i < n_names && i < CARD_MAX_NAMES; i++)
         c->names[c->n_names++] = names[i];
-    c->mode = text_in(info, "mode");
     c->state = text_in(info, "state");
     c->started_ms = number_in(info, "started_ms");
     c->max_rows = number_in(limits, "max_rows_per_message");
     c->max_message_bytes = number_in(limits, "max_message_bytes");
-    c->n_groups = count_groups(json_object_get(info, "workers"));
-    int rc = read_model(c, json_object_get(info, "model"), e);
+    int rc = read_models(c, e);
     *out = c;
     if (rc != 0)
         card_release(out);
@@ -82,52 +110,135 @@ void card_release(struct card **card)
     if (!c || atomic_fetch_sub(&c->references, 1) > 1)
         return;
     json_decref(c->info);
+    free(c->models);
     free(c);
 }
 
-int card_is_alike(const struct card *a, const struct card *b)
+const struct card_model *card_model_named(const struct card *card, const char *name)
+{
+    for (int k = 0; k < card->n_models; k++)
+        if (strcmp(card->models[k].name, name) == 0)
+            return &card->models[k];
+    return NULL;
+}
+
+int card_is_alike(const struct card_model *a, const struct card_model *b)
 {
     return a == b || (strcmp(a->mode, b->mode) == 0 && strcmp(a->digest, b->digest) == 0);
 }
 
 int card_is_ready(const struct card *card)
 {
-    return strcmp(card->state, "ready") == 0;
+    int n = 0;
+    for (int k = 0; k < card->n_models; k++)
+        n += card->models[k].is_ready;
+    return strcmp(card->state, "ready") == 0 && n == card->n_models;
 }
 
-const char *card_label(const struct card *card, uint32_t k)
+const char *card_label(const struct card_model *model, uint32_t k)
 {
-    const json_t *labels = json_object_get(json_object_get(card->info, "model"), "labels");
-    return json_string_value(json_array_get(labels, k));
+    return json_string_value(json_array_get(json_object_get(model->json, "labels"), k));
 }
 
-static const char *find_adapter(const struct card *card, const char *model)
+const char *card_adapter(const struct card_model *model, size_t k)
 {
-    json_t *adapter;
-    size_t k;
-    json_array_foreach(
-        json_object_get(json_object_get(card->info, "model"), "adapters"), k, adapter)
-    {
-        if (strcmp(text_in(adapter, "name"), model) == 0)
-            return text_in(adapter, "name");
-    }
-    return NULL;
+    const json_t *adapters = json_object_get(model->json, "adapters");
+    return k < json_array_size(adapters) ? text_in(json_array_get(adapters, k), "name") : NULL;
 }
 
-int card_find(const struct card *card, const char *model, const char **adapter, const char **name,
-    struct err *e)
+/* ---- names ---- */
+
+/* Is it the adapter's NAME, or MODEL/NAME? */
+static int is_adapter(const struct card_model *m, const char *adapter, const char *name)
 {
-    *adapter = NULL;
-    *name = card->names[0];
-    if (!model || !*model)
-        return 0;
+    size_t n = strlen(m->name);
+    if (strcmp(adapter, name) == 0)
+        return 1;
+    return strncmp(name, m->name, n) == 0 && name[n] == '/' && strcmp(name + n + 1, adapter) == 0;
+}
+
+/* Is the k-th model called so? The first one has the names that it is served under. */
+static int is_model(const struct card *card, int k, const char *name)
+{
+    if (k > 0)
+        return strcmp(card->models[k].name, name) == 0;
     for (int i = 0; i < card->n_names; i++)
-        if (strcmp(card->names[i], model) == 0)
-            return *name = card->names[i], 0;
-    *adapter = *name = find_adapter(card, model);
-    if (*adapter)
+        if (strcmp(card->names[i], name) == 0)
+            return 1;
+    return 0;
+}
+
+/* Returns how many things have this name; *choice is the last of them. */
+static int count_named(const struct card *card, const char *name, struct card_choice *choice)
+{
+    const char *adapter;
+    int n = 0;
+    for (int k = 0; k < card->n_models; k++) {
+        const struct card_model *m = &card->models[k];
+        if (is_model(card, k, name)) {
+            *choice = (struct card_choice){m, NULL};
+            n++;
+        }
+        for (size_t i = 0; (adapter = card_adapter(m, i)); i++)
+            if (is_adapter(m, adapter, name)) {
+                *choice = (struct card_choice){m, adapter};
+                n++;
+            }
+    }
+    return n;
+}
+
+char *card_adapter_name(const struct card *card, const struct card_model *model, const char *name)
+{
+    struct card_choice any;
+    size_t size = strlen(model->name) + strlen(name) + 2;
+    char *text = xcalloc(size, 1);
+    if (count_named(card, name, &any) == 1)
+        snprintf(text, size, "%s", name);
+    else
+        snprintf(text, size, "%s/%s", model->name, name);
+    return text;
+}
+
+/* Appends a name to the list, or dots where it has no room. */
+static void list_name(char *list, const char *name)
+{
+    size_t n = strlen(list);
+    const char *comma = n > 0 ? ", " : "";
+    if (n + strlen(name) + 6 < LIST_BYTES)
+        snprintf(list + n, LIST_BYTES - n, "%s%s", comma, name);
+    else if (n < 2 || strcmp(list + n - 2, "..") != 0)
+        snprintf(list + n, LIST_BYTES - n, "%s..", comma);
+}
+
+static void list_names(const struct card *card, char list[LIST_BYTES])
+{
+    const char *adapter;
+    list[0] = '\0';
+    for (int i = 0; i < card->n_names; i++)
+        list_name(list, card->names[i]);
+    for (int k = 1; k < card->n_models; k++)
+        list_name(list, card->models[k].name);
+    for (int k = 0; k < card->n_models; k++)
+        for (size_t i = 0; (adapter = card_adapter(&card->models[k], i)); i++) {
+            char *name = card_adapter_name(card, &card->models[k], adapter);
+            list_name(list, name);
+            free(name);
+        }
+}
+
+int card_find(const struct card *card, const char *model, struct card_choice *choice, struct err *e)
+{
+    char list[LIST_BYTES];
+    *choice = (struct card_choice){&card->models[0], NULL};
+    int n = model && *model ? count_named(card, model, choice) : 1;
+    if (n == 1)
         return 0;
+    list_names(card, list);
+    if (n > 1)
+        return err_field(e, ASSAY_EBADREQ, "model",
+            "The name `%.100s` stands for several models or adapters. Valid names: %s.", model,
+            list);
     return err_field(e, ASSAY_EADAPTER, "model",
-        "The model `%.200s` does not exist. Valid names: %s%s.", model, card->names[0],
-        card->n_names > 1 ? " and others" : "");
+        "The model `%.100s` does not exist. Valid names: %s.", model, list);
 }

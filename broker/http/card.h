@@ -1,4 +1,4 @@
-/* card.h - what assay-http knows of the broker and its model, from the last reply to `info`. A card
+/* card.h - what assay-http knows of the broker and its models, from the last reply to `info`. A card
  * never changes: a new one takes its place, and whoever holds a reference keeps the old one. */
 #ifndef ASSAY_HTTP_CARD_H
 #define ASSAY_HTTP_CARD_H
@@ -9,18 +9,29 @@
 #include "schema/err.h"
 
 #define CARD_MAX_NAMES 16
+#define CARD_MAX_MODELS 64
+
+/* One of the models that are served. All lies in the card. */
+struct card_model {
+    const json_t *json;                                          /* the broker's map of it */
+    const char *name;                                            /* the broker's, for messages */
+    const char *mode, *digest, *pool_type, *activation, *recipe; /* recipe: NULL for none */
+    int64_t max_len, n_labels;
+    int n_groups; /* worker groups, at least 1 */
+    int is_ready; /* one of them is */
+};
 
 struct card {
     atomic_int references;
-    json_t *info;                      /* the whole reply; the pointers below lie in it */
-    const char *names[CARD_MAX_NAMES]; /* of the model, for clients; borrowed from the options, or
-                                          the broker's own */
+    json_t *info;                      /* the whole reply; the models lie in it */
+    const char *names[CARD_MAX_NAMES]; /* of the first model, for clients; borrowed from the
+                                          options, or the broker's own */
     int n_names;
-    const char *model; /* the broker's own name of it, for messages */
-    const char *mode, *digest, *state, *pool_type, *activation, *recipe; /* recipe: NULL for none */
-    int64_t max_len, n_labels, max_rows, max_message_bytes;
+    struct card_model *models; /* [n_models], at least one; the first is for those who name none */
+    int n_models;
+    const char *state;
+    int64_t max_rows, max_message_bytes;
     int64_t started_ms; /* of the broker's clock: tells one start from another */
-    int n_groups;       /* worker groups */
 };
 
 /* Takes the reply over, also on failure. names: those that --served-model-name gave; n_names 0: the
@@ -30,15 +41,29 @@ int card_new(
 struct card *card_hold(struct card *card);
 void card_release(struct card **card); /* *card may be NULL */
 
+/* The model that the broker has under this name; NULL: none. */
+const struct card_model *card_model_named(const struct card *card, const char *name);
 /* Do both stand for the same scores: the same checkpoint in the same mode? */
-int card_is_alike(const struct card *a, const struct card *b);
-int card_is_ready(const struct card *card); /* a worker group is ready */
+int card_is_alike(const struct card_model *a, const struct card_model *b);
+int card_is_ready(const struct card *card); /* every model has a worker group that is ready */
 /* The label of a class, NULL where the checkpoint names none. */
-const char *card_label(const struct card *card, uint32_t k);
+const char *card_label(const struct card_model *model, uint32_t k);
+/* The name of the k-th adapter of a model, NULL: it has fewer. */
+const char *card_adapter(const struct card_model *model, size_t k);
+/* How clients call an adapter: by its name, or as MODEL/NAME where that stands for something else
+ * too. The caller frees it. */
+char *card_adapter_name(const struct card *card, const struct card_model *model, const char *name);
 
-/* What a request's `model` (NULL: none was given) names. Returns 0 with *adapter NULL for the base
- * model or the adapter's name, and *name the name to give back; ASSAY_EADAPTER for any other. */
-int card_find(const struct card *card, const char *model, const char **adapter, const char **name,
-    struct err *e);
+/* What a request asks for. */
+struct card_choice {
+    const struct card_model *model;
+    const char *adapter; /* NULL: the model alone */
+};
+
+/* Finds what a request's `model` names (NULL or empty: the first model): a model, or an adapter as
+ * NAME or MODEL/NAME. Returns 0; ASSAY_EADAPTER with the names that there are; ASSAY_EBADREQ for a
+ * name of several. */
+int card_find(
+    const struct card *card, const char *model, struct card_choice *choice, struct err *e);
 
 #endif

@@ -91,7 +91,7 @@ struct ticket *coalesce_take(struct coalesce *c, uint32_t max_rows, size_t max_b
     for (struct ticket *t = all; t; t = t->next) {
         n_rows += t->rows->n;
         n_bytes += t->rows->bytes.buffer.size;
-        if (last && (n_rows > max_rows || n_bytes > max_bytes || strcmp(t->model, all->model) != 0))
+        if (last && (n_rows > max_rows || n_bytes > max_bytes))
             break;
         uncount(c, t);
         last = t;

@@ -11,7 +11,8 @@
  *                            COALESCE_MOST_US later: rows that are sent earlier would wait in the
  *                            broker, and not beside those that are still to come
  *
- * There is at most one job more with the broker than there are groups. A request of
+ * Each model's requests are by themselves: a job is of one model, and models have groups of their
+ * own. There is at most one job more of a model with the broker than it has groups. A request of
  * COALESCE_LARGE_ROWS rows is a job of its own at once and does not count. */
 #ifndef ASSAY_HTTP_COALESCE_H
 #define ASSAY_HTTP_COALESCE_H
@@ -37,9 +38,9 @@ void coalesce_add(struct coalesce *c, struct ticket *t, long long now_us);
 /* Takes out one that waits. */
 void coalesce_remove(struct coalesce *c, struct ticket *t);
 
-/* What the broker has of this process. */
+/* What the broker has of this process, of one model. */
 struct coalesce_load {
-    int n_sent, n_groups;     /* jobs that count; worker groups */
+    int n_sent, n_groups;     /* jobs that count; the model's worker groups */
     long long soonest_end_us; /* when one of them should be over; 0: not known */
     long long last_end_us;    /* when the last one was; 0: none was */
     int last_was_shared;      /* by several requests */
@@ -48,8 +49,8 @@ struct coalesce_load {
 /* When what waits should go: a moment (perhaps past), or FOREVER. */
 long long coalesce_due(const struct coalesce *c, const struct coalesce_load *load);
 
-/* Takes those that make the next job: all that waits, within max_rows and max_bytes, at least one,
- * up to the first that is for another model. Returns the first of a list. */
+/* Takes those that make the next job: all that waits, within max_rows and max_bytes, at least one.
+ * Returns the first of a list. */
 struct ticket *coalesce_take(struct coalesce *c, uint32_t max_rows, size_t max_bytes);
 
 /* A row of a job: that of a ticket. */

@@ -101,8 +101,8 @@ static enum MHD_Result reply_scores(struct exchange *x)
         rc = x->route->reply(&text, &x->ask, x->ticket.results, &e);
     if (rc != 0)
         return reply_fault(x, fault_status(e.code), &e, 0);
-    const char *const headers[][2] = {
-        {"x-assay-score-mode", x->card->mode}, {"x-assay-job", x->ticket.job}, {NULL, NULL}};
+    const char *const headers[][2] = {{"x-assay-score-mode", x->ask.asks.model->mode},
+        {"x-assay-job", x->ticket.job}, {NULL, NULL}};
     return reply(x, 200, text, "application/json", headers, 0);
 }
 
@@ -251,7 +251,7 @@ static int decode(struct exchange *x, struct err *e)
         x->ask.rows.max_bytes = ONE_ASK * (size_t)x->server->options->max_body_bytes;
     memcpy(x->ask.id, id, sizeof id);
     x->ask.prompt_is = MHD_lookup_connection_value(x->connection, MHD_GET_ARGUMENT_KIND, "prompt");
-    rc = x->route->decode(&x->ask, body, e);
+    rc = ask_decode(&x->ask, x->route->decode, body, e);
     json_decref(body);
     return rc;
 }
@@ -274,7 +274,7 @@ static enum MHD_Result ask(struct exchange *x)
         return reply_fault(x, fault_status(e.code), &e, x->refusal.code != 0);
     x->is_asked = 1;
     x->ticket.rows = &x->ask.rows;
-    x->ticket.model = x->card->model;
+    x->ticket.model = x->ask.asks.model;
     x->ticket.card = x->card;
     x->ticket.done = on_done;
     x->ticket.owner = x;

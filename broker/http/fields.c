@@ -182,11 +182,11 @@ static int take_flag(const json_t *body, const char *flag, const char *when_true
 }
 
 static int take_activation(
-    const json_t *body, const struct card *card, const char **activation, struct err *e)
+    const json_t *body, const struct card_model *model, const char **activation, struct err *e)
 {
     int is_flag = json_is_boolean(json_object_get(body, "activation"));
     /* Where the model has an activation of its own, that is what `true` asks for. */
-    const char *own = strcmp(card->activation, "none") == 0 ? "config" : NULL;
+    const char *own = strcmp(model->activation, "none") == 0 ? "config" : NULL;
     int rc = is_flag ? take_flag(body, "activation", own, activation, e)
                      : field_text(body, "activation", activation, e);
     if (rc >= 0 && !is_flag && *activation &&
@@ -201,11 +201,11 @@ static int take_activation(
     return rc < 0 ? rc : 0;
 }
 
-int fields_take_pool(const json_t *body, const struct card *card, const char *pool_type,
+int fields_take_pool(const json_t *body, const struct card_model *model, const char *pool_type,
     struct row_options *o, struct err *e)
 {
     const char *activation = NULL;
-    int rc = take_activation(body, card, &activation, e);
+    int rc = take_activation(body, model, &activation, e);
     if (rc != 0 || (!activation && !pool_type))
         return rc;
     struct msg_writer *w = row_options_add(o, "pool");

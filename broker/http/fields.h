@@ -45,7 +45,7 @@ int field_int(const json_t *body, const char *name, json_int_t min, json_int_t m
 /* truncate_prompt_tokens and truncation_side. */
 int fields_take_truncation(const json_t *body, struct row_options *o, struct err *e);
 /* use_activation, softmax and activation; pool_type: NULL for the model's own. */
-int fields_take_pool(const json_t *body, const struct card *card, const char *pool_type,
+int fields_take_pool(const json_t *body, const struct card_model *model, const char *pool_type,
     struct row_options *o, struct err *e);
 /* add_generation_prompt, chat_template_kwargs, tools, join_content; for rows of messages. */
 int fields_take_chat(const json_t *body, struct row_options *o, struct err *e);

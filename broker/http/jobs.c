@@ -1,10 +1,12 @@
 /* jobs.c - see jobs.h. */
 #include "broker/http/jobs.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/http/card.h"
 #include "schema/alloc.h"
 #include "schema/request.h"
 
@@ -33,6 +35,7 @@ static void take_rows(struct job *job, struct ticket *list)
         n += t->rows->n;
     job->rows = xcalloc(n, sizeof *job->rows);
     for (struct ticket *t = list; t; t = t->next) {
+        assert(strcmp(t->model->name, list->model->name) == 0);
         t->in = job;
         job->n_tickets++;
         for (uint32_t i = 0; i < t->rows->n; i++)
@@ -41,7 +44,7 @@ static void take_rows(struct job *job, struct ticket *list)
 }
 
 /* All tickets are for one model. The broker may have been started anew since they came, with others
- * before it, or without it: then it is not to score them by another. */
+ * before it, or without it: then it is not to score them by another under its name. */
 static void write_message(struct job *job)
 {
     struct msg_writer *w = &job->message;
@@ -50,7 +53,7 @@ static void write_message(struct job *job)
     msg_key_str(w, "op", "score");
     msg_key_int(w, "id", job->id);
     msg_key_str(w, "key", job->key);
-    msg_key_str(w, "model", job->rows[0].ticket->model);
+    msg_key_str(w, "model", job->rows[0].ticket->model->name);
     msg_key_int(w, "timeout_ms", JOB_SCORE_TIMEOUT_MS);
     msg_str(w, "rows");
     msg_array(w, job->n_rows);

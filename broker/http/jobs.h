@@ -10,9 +10,12 @@
 #define JOB_SCORE_TIMEOUT_MS 60000 /* then the broker says so, and is asked again */
 #define JOB_MESSAGE_ROOM 1024      /* of a message, beside its rows */
 
+struct lane;
+
 struct job {
     struct job *next;
-    int64_t id; /* of the message */
+    struct lane *lane; /* the link's, of its model */
+    int64_t id;        /* of the message */
     char key[JOB_KEY_BYTES];
     struct msg_writer message;
     struct job_row *rows; /* in the order in which they were sent; a ticket is NULL once gone */
@@ -20,6 +23,8 @@ struct job {
     int takes_place;            /* counts (coalesce.h) */
     int is_done;                /* its results are there */
     int is_shared;              /* by several tickets, at its start */
+    int is_otherwise;           /* its results are of another checkpoint than a ticket's: it waits
+                                   for a new card, and is asked for again */
     long long sent_us;          /* 0: not yet */
     long long began_us;         /* when it was sent first */
 };

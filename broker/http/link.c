@@ -32,7 +32,7 @@ static void take_ticket(struct link *l, struct ticket *t)
     if (t->rows->n >= COALESCE_LARGE_ROWS)
         link_start_job(l, t);
     else
-        coalesce_add(&l->waiting, t, now_mono_us());
+        coalesce_add(&link_lane(l, t->model->name)->waiting, t, now_mono_us());
 }
 
 static void take_inbox(struct link *l)
@@ -54,8 +54,9 @@ static void take_inbox(struct link *l)
 
 static void send_due(struct link *l)
 {
-    while (link_due_us(l) <= now_mono_us())
-        link_start_job(l, coalesce_take(&l->waiting, l->max_rows, l->max_bytes));
+    for (struct lane *lane = l->lanes; lane; lane = lane->next)
+        while (link_due_us(l, lane) <= now_mono_us())
+            link_start_job(l, coalesce_take(&lane->waiting, l->max_rows, l->max_bytes));
 }
 
 /* ---- time ---- */
@@ -73,12 +74,12 @@ static int is_over(const struct link *l, struct ticket *t, long long now_us)
     return t->error.code != 0;
 }
 
-static void drop_waiting(struct link *l, long long now_us)
+static void drop_waiting(struct link *l, struct lane *lane, long long now_us)
 {
-    for (struct ticket *t = l->waiting.first, *next; t; t = next) {
+    for (struct ticket *t = lane->waiting.first, *next; t; t = next) {
         next = t->next;
         if (is_over(l, t, now_us)) {
-            coalesce_remove(&l->waiting, t);
+            coalesce_remove(&lane->waiting, t);
             link_finish(t, NULL);
         }
     }
@@ -104,8 +105,8 @@ static int drop_sent(struct link *l, struct job *job, long long now_us)
 static void pass_time(struct link *l, int looks_for_gone)
 {
     long long now_us = now_mono_us(), now_ms = now_us / 1000;
-    if (looks_for_gone)
-        drop_waiting(l, now_us);
+    for (struct lane *lane = looks_for_gone ? l->lanes : NULL; lane; lane = lane->next)
+        drop_waiting(l, lane, now_us);
     for (struct job *job = l->jobs, *next; job; job = next) {
         next = job->next;
         if (looks_for_gone && drop_sent(l, job, now_us))
@@ -121,18 +122,27 @@ static void pass_time(struct link *l, int looks_for_gone)
 
 static void count_requests(struct link *l)
 {
-    uint32_t n = 0;
-    for (struct job *job = l->jobs; job; job = job->next)
-        n += job->n_tickets;
     pthread_mutex_lock(&l->lock);
-    l->counts.n_waiting = l->waiting.n;
-    l->counts.n_running = n;
+    l->counts.n_waiting = l->counts.n_running = 0;
+    for (struct lane *lane = l->lanes; lane; lane = lane->next) {
+        l->counts.n_waiting += lane->n_waiting = lane->waiting.n;
+        lane->n_running = 0;
+    }
+    for (struct job *job = l->jobs; job; job = job->next) {
+        job->lane->n_running += job->n_tickets;
+        l->counts.n_running += job->n_tickets;
+    }
     pthread_mutex_unlock(&l->lock);
 }
 
 static void wait_for_more(struct link *l)
 {
-    long long due = link_due_us(l) - now_mono_us();
+    long long due = FOREVER, now_us = now_mono_us();
+    for (struct lane *lane = l->lanes; lane; lane = lane->next) {
+        long long of_lane = link_due_us(l, lane);
+        due = of_lane < due ? of_lane : due;
+    }
+    due -= now_us;
     long ms = due > TICK_MS * 1000 ? TICK_MS : due <= 0 ? 0 : (long)((due + 999) / 1000);
     zmq_pollitem_t items[] = {
         {.socket = l->socket, .events = ZMQ_POLLIN}, {.fd = l->wake_fd, .events = ZMQ_POLLIN}};
@@ -156,10 +166,11 @@ static void end_all(struct link *l)
     l->is_over = 1;
     pthread_mutex_unlock(&l->lock);
     take_inbox(l);
-    while ((t = l->waiting.first)) {
-        coalesce_remove(&l->waiting, t);
-        link_finish(t, &e);
-    }
+    for (struct lane *lane = l->lanes; lane; lane = lane->next)
+        while ((t = lane->waiting.first)) {
+            coalesce_remove(&lane->waiting, t);
+            link_finish(t, &e);
+        }
     while (l->jobs) {
         link_send(l, "cancel", ID_NONE, l->jobs->key);
         link_fail_job(l, l->jobs, &e);
@@ -209,6 +220,11 @@ static void close_all(struct link *l)
     if (l->wake_fd >= 0)
         close(l->wake_fd);
     card_release(&l->card);
+    for (struct lane *lane = l->lanes, *next; lane; lane = next) {
+        next = lane->next;
+        free(lane->name);
+        free(lane);
+    }
     pthread_mutex_destroy(&l->lock);
     free(l);
 }
@@ -220,9 +236,7 @@ int link_new(struct link **out, const struct link_options *options, struct err *
     l->options = *options;
     l->inbox_end = &l->inbox;
     l->next_id = ID_FIRST_JOB;
-    l->load.n_groups = 1;
     l->max_rows = 1;
-    coalesce_init(&l->waiting);
     pthread_mutex_init(&l->lock, NULL);
     randombytes_buf(random, sizeof random);
     sodium_bin2hex(l->run, sizeof l->run, random, sizeof random);
@@ -287,6 +301,18 @@ struct card *link_card(struct link *l)
     struct card *card = is_heard ? card_hold(l->card) : NULL;
     pthread_mutex_unlock(&l->lock);
     return card;
+}
+
+void link_count_model(struct link *l, const char *name, uint32_t *n_waiting, uint32_t *n_running)
+{
+    *n_waiting = *n_running = 0;
+    pthread_mutex_lock(&l->lock);
+    for (const struct lane *lane = l->lanes; lane; lane = lane->next)
+        if (strcmp(lane->name, name) == 0) {
+            *n_waiting = lane->n_waiting;
+            *n_running = lane->n_running;
+        }
+    pthread_mutex_unlock(&l->lock);
 }
 
 void link_count(struct link *l, struct link_counts *counts)

@@ -3,7 +3,11 @@
  * It sends requests' rows as `score` jobs (coalesce.h), asks for `info` every second, gives results
  * to their tickets, and purges a job when its results are delivered. A message without an answer is
  * sent again: when the broker has been started anew, which its info shows, and when it has been
- * silent for longer than it may be. The key stays the same, so nothing is computed twice. */
+ * silent for longer than it may be. The key stays the same, so nothing is computed twice.
+ *
+ * A broker may also load another checkpoint under a model's name while it runs. So each reply with
+ * scores says which one they are of, and a ticket takes none but those of the checkpoint and mode
+ * that its request was decoded under. */
 #ifndef ASSAY_HTTP_LINK_H
 #define ASSAY_HTTP_LINK_H
 
@@ -41,5 +45,8 @@ struct link_counts {
     long long full_until_ms;       /* until then the broker, or its disk, has no room; monotonic */
 };
 void link_count(struct link *link, struct link_counts *counts);
+/* The requests for one model, by the broker's name of it. */
+void link_count_model(
+    struct link *link, const char *name, uint32_t *n_waiting, uint32_t *n_running);
 
 #endif

@@ -1,8 +1,11 @@
 /* link_jobs.c - jobs that are with the broker, and the messages about them (link_private.h). */
 #include "broker/http/link_private.h"
 
+#include <stdlib.h>
+#include <string.h>
 #include <zmq.h>
 
+#include "schema/alloc.h"
 #include "schema/clock.h"
 #include "schema/request.h"
 
@@ -33,15 +36,36 @@ void link_send_job(struct link *l, struct job *job)
         job->began_us = job->sent_us;
 }
 
+struct lane *link_lane(struct link *l, const char *name)
+{
+    struct lane *lane = l->lanes;
+    size_t size = strlen(name) + 1;
+    while (lane && strcmp(lane->name, name) != 0)
+        lane = lane->next;
+    if (lane)
+        return lane;
+    const struct card_model *m = card_model_named(l->card, name);
+    lane = xcalloc(1, sizeof *lane);
+    lane->name = memcpy(xcalloc(size, 1), name, size);
+    lane->load.n_groups = m ? m->n_groups : 1;
+    coalesce_init(&lane->waiting);
+    pthread_mutex_lock(&l->lock);
+    lane->next = l->lanes;
+    l->lanes = lane;
+    pthread_mutex_unlock(&l->lock);
+    return lane;
+}
+
 struct job *link_start_job(struct link *l, struct ticket *list)
 {
     char key[JOB_KEY_BYTES];
     int64_t id = l->next_id++;
     job_key_write(key, l->run, id);
     struct job *job = job_new(list, id, key);
+    job->lane = link_lane(l, list->model->name);
     job->next = l->jobs;
     l->jobs = job;
-    l->load.n_sent += job->takes_place;
+    job->lane->load.n_sent += job->takes_place;
     link_send_job(l, job);
     pthread_mutex_lock(&l->lock);
     l->counts.n_jobs++;
@@ -51,23 +75,25 @@ struct job *link_start_job(struct link *l, struct ticket *list)
 }
 
 /* When the job's turn came, as far as that is known. */
-static long long begin_of(const struct link *l, const struct job *job)
+static long long begin_of(const struct job *job)
 {
-    return job->began_us > l->load.last_end_us ? job->began_us : l->load.last_end_us;
+    long long last_us = job->lane->load.last_end_us;
+    return job->began_us > last_us ? job->began_us : last_us;
 }
 
 /* Notes that a job has ended, and how long it took where it was computed. */
-static void note_end(struct link *l, const struct job *job)
+static void note_end(const struct job *job)
 {
+    struct lane *lane = job->lane;
     long long now_us = now_mono_us();
-    double rate = (double)(now_us - begin_of(l, job)) / (double)job->message.buffer.size;
+    double rate = (double)(now_us - begin_of(job)) / (double)job->message.buffer.size;
     if (!job->takes_place)
         return;
-    l->load.n_sent--;
+    lane->load.n_sent--;
     if (job->is_done)
-        l->us_per_byte = l->us_per_byte > 0 ? (l->us_per_byte + rate) / 2 : rate;
-    l->load.last_end_us = now_us;
-    l->load.last_was_shared = job->is_shared;
+        lane->us_per_byte = lane->us_per_byte > 0 ? (lane->us_per_byte + rate) / 2 : rate;
+    lane->load.last_end_us = now_us;
+    lane->load.last_was_shared = job->is_shared;
 }
 
 /* Forgets the job, which has no tickets any more; the broker purges it. */
@@ -77,7 +103,7 @@ void link_end_job(struct link *l, struct job *job)
     while (*at != job)
         at = &(*at)->next;
     *at = job->next;
-    note_end(l, job);
+    note_end(job);
     link_send(l, "purge", ID_NONE, job->key);
     job_free(&job);
 }
@@ -93,7 +119,8 @@ void link_finish(struct ticket *t, const struct err *e)
 
 int link_check_card(const struct link *l, const struct ticket *t, struct err *e)
 {
-    if (card_is_alike(t->card, l->card))
+    const struct card_model *now = card_model_named(l->card, t->model->name);
+    if (t->card->started_ms == l->card->started_ms || !now || card_is_alike(t->model, now))
         return 0;
     return err_set(e, ASSAY_ENOTREADY,
         "the broker was started anew with another checkpoint or mode: send the request again");
@@ -116,21 +143,21 @@ void link_split_job(struct link *l, struct job *job)
         t->next = NULL;
         t->is_alone = 1;
         struct job *own = link_start_job(l, t);
-        l->load.n_sent -= own->takes_place;
+        own->lane->load.n_sent -= own->takes_place;
         own->takes_place = 0;
     }
     link_end_job(l, job);
 }
 
-long long link_due_us(struct link *l)
+long long link_due_us(struct link *l, struct lane *lane)
 {
     long long soonest = FOREVER;
     for (const struct job *job = l->jobs; job; job = job->next) {
-        double us = l->us_per_byte * (double)job->message.buffer.size;
-        long long end = begin_of(l, job) + (us < 1e9 ? (long long)us : 1000000000ll);
-        if (job->takes_place && end < soonest)
+        double us = lane->us_per_byte * (double)job->message.buffer.size;
+        long long end = begin_of(job) + (us < 1e9 ? (long long)us : 1000000000ll);
+        if (job->lane == lane && job->takes_place && end < soonest)
             soonest = end;
     }
-    l->load.soonest_end_us = l->us_per_byte > 0 ? soonest : 0;
-    return coalesce_due(&l->waiting, &l->load);
+    lane->load.soonest_end_us = lane->us_per_byte > 0 ? soonest : 0;
+    return coalesce_due(&lane->waiting, &lane->load);
 }

@@ -12,6 +12,16 @@
 
 enum { ID_NONE, ID_INFO, ID_STALE, ID_FIRST_JOB }; /* of messages */
 
+/* One model's requests and jobs. */
+struct lane {
+    struct lane *next;
+    char *name; /* the broker's of the model */
+    struct coalesce waiting;
+    struct coalesce_load load;
+    double us_per_byte;            /* of jobs, lately; 0: not known */
+    uint32_t n_waiting, n_running; /* requests; under the link's lock */
+};
+
 struct link {
     struct link_options options;
     pthread_t thread;
@@ -26,11 +36,9 @@ struct link {
     atomic_int looks;   /* a ticket's client has left */
     /* The thread's own. */
     void *zmq, *socket;
-    struct coalesce waiting;
+    struct lane *lanes; /* one is added under the lock, and none goes before the end */
     struct job *jobs;
     int64_t next_id;
-    struct coalesce_load load;
-    double us_per_byte; /* of jobs, lately; 0: not known */
     uint32_t max_rows;
     size_t max_bytes;
     long long info_due_ms;
@@ -42,6 +50,8 @@ struct link {
 /* An operation with at most one field, `job`, whose answer is not waited for. */
 void link_send(struct link *l, const char *op, int id, const char *key);
 void link_send_job(struct link *l, struct job *job);
+/* The lane of a model, made where there is none yet. */
+struct lane *link_lane(struct link *l, const char *name);
 /* Makes a job of a list of tickets, and sends it. */
 struct job *link_start_job(struct link *l, struct ticket *list);
 /* Forgets a job without tickets; the broker purges it. */
@@ -51,11 +61,12 @@ void link_fail_job(struct link *l, struct job *job, const struct err *e);
 void link_split_job(struct link *l, struct job *job);
 /* e: NULL where the ticket has its own. */
 void link_finish(struct ticket *t, const struct err *e);
-/* Returns 0, or ASSAY_ENOTREADY when the broker has another checkpoint or mode than the ticket was
- * decoded under. */
+/* Returns 0, or ASSAY_ENOTREADY when the broker was started anew, with another checkpoint or mode
+ * under the model's name than the ticket was decoded under. One without the name refuses it itself,
+ * and what a running broker loads is told from its reply. */
 int link_check_card(const struct link *l, const struct ticket *t, struct err *e);
-/* When the next job is due. */
-long long link_due_us(struct link *l);
+/* When a lane's next job is due. */
+long long link_due_us(struct link *l, struct lane *lane);
 
 void link_take_replies(struct link *l);
 /* Asks for jobs that a process which has ended left behind. */

@@ -23,6 +23,14 @@ static void send_again(struct link *l)
     atomic_store(&l->looks, 1);
 }
 
+static void count_groups(struct link *l)
+{
+    for (struct lane *lane = l->lanes; lane; lane = lane->next) {
+        const struct card_model *m = card_model_named(l->card, lane->name);
+        lane->load.n_groups = m ? m->n_groups : 1;
+    }
+}
+
 static void take_card(struct link *l, json_t *info)
 {
     struct card *card, *old;
@@ -31,7 +39,6 @@ static void take_card(struct link *l, json_t *info)
         log_warn("event=info_refused reason=\"%s\"", e.msg);
         return;
     }
-    l->load.n_groups = card->n_groups;
     l->max_rows = card->max_rows > 0 ? (uint32_t)card->max_rows : 1;
     l->max_bytes = (size_t)card->max_message_bytes / 2;
     int restarted = l->card && l->card->started_ms != card->started_ms;
@@ -41,6 +48,10 @@ static void take_card(struct link *l, json_t *info)
     l->heard_ms = now_mono_ms();
     pthread_mutex_unlock(&l->lock);
     card_release(&old);
+    count_groups(l);
+    for (struct job *job = l->jobs; job; job = job->next)
+        if (job->is_otherwise)
+            job->sent_us = 0;
     if (restarted)
         send_again(l);
     if (restarted || now_mono_ms() >= l->stale_due_ms) {
@@ -122,41 +133,52 @@ static void take_refusal(struct link *l, struct job *job, const struct err *e)
 }
 
 struct reply {
-    int64_t id, job, started_ms;
-    int is_ok, is_made_otherwise;
-    struct slice rows;
+    int64_t id, job;
+    int is_ok;
+    struct slice rows, digest, mode; /* digest and mode: of the job's model */
 };
+
+/* Are these the scores that the ticket's request asked for? */
+static int check_made(const struct ticket *t, const struct reply *reply, struct err *e)
+{
+    if (slice_is(reply->digest, t->model->digest) && slice_is(reply->mode, t->model->mode))
+        return 0;
+    return err_set(e, ASSAY_ENOTREADY,
+        "the broker was started anew with another checkpoint or mode of `%.100s`, or has loaded "
+        "one: send the request again",
+        t->model->name);
+}
 
 static void give_results(struct link *l, struct job *job, const struct reply *reply)
 {
-    struct err e = {0}, other;
+    struct err e = {0}, other = {0};
     struct ticket *t;
     int rc = job_give(job, reply->rows, &e);
     job->is_done = 1;
     while ((t = job_pop(job))) {
         snprintf(t->job, sizeof t->job, "%lld", (long long)reply->job);
-        link_finish(t, rc != 0 ? &e : link_check_card(l, t, &other) != 0 ? &other : NULL);
+        link_finish(t, rc != 0 ? &e : check_made(t, reply, &other) != 0 ? &other : NULL);
     }
     link_end_job(l, job);
 }
 
-/* Scores are given only under the card of the broker that they come from. Those of one that was
- * started anew a moment ago wait for its card, with which they are asked for again. */
+static int is_otherwise(const struct job *job, const struct reply *reply)
+{
+    struct err e;
+    int n = 0;
+    for (uint32_t k = 0; k < job->n_rows; k++)
+        n += job->rows[k].ticket && check_made(job->rows[k].ticket, reply, &e) != 0;
+    return n > 0;
+}
+
+/* Where a request is to be refused, a card comes first that says what the broker has now: then the
+ * client may send it again at once. */
 static void take_results(struct link *l, struct job *job, const struct reply *reply)
 {
-    struct err e = {0};
-    if (reply->started_ms == 0)
-        err_set(&e, ASSAY_EINTERNAL,
-            "the broker's reply has no started_ms: is it older than this assay-http?");
-    else if (reply->is_made_otherwise)
-        err_set(&e, ASSAY_ENOTREADY,
-            "the broker was started anew with another checkpoint or mode: send the request again");
-    if (e.code != 0)
-        link_fail_job(l, job, &e);
-    else if (!l->card || reply->started_ms != l->card->started_ms)
-        link_send(l, "info", ID_INFO, NULL);
-    else
-        give_results(l, job, reply);
+    if (job->is_otherwise || !is_otherwise(job, reply))
+        return give_results(l, job, reply);
+    job->is_otherwise = 1;
+    link_send(l, "info", ID_INFO, NULL);
 }
 
 /* Reads what is told apart first; all else is read by what it is. */
@@ -172,15 +194,16 @@ static int read_reply(struct msg_reader *r, struct reply *reply, struct err *e)
             rc = msg_read_int(r, "", INT64_MIN, INT64_MAX, &reply->id, e);
         else if (rc == 0 && slice_is(key, "job") && msg_peek(r) == MSG_INT)
             rc = msg_read_int(r, "", INT64_MIN, INT64_MAX, &reply->job, e);
-        else if (rc == 0 && slice_is(key, "started_ms") && msg_peek(r) == MSG_INT)
-            rc = msg_read_int(r, "", INT64_MIN, INT64_MAX, &reply->started_ms, e);
+        else if (rc == 0 && slice_is(key, "digest") && msg_peek(r) == MSG_STR)
+            rc = msg_read_str(r, "", &reply->digest, e);
+        else if (rc == 0 && slice_is(key, "mode") && msg_peek(r) == MSG_STR)
+            rc = msg_read_str(r, "", &reply->mode, e);
         else if (rc == 0 && slice_is(key, "ok"))
             rc = msg_read_bool(r, "", &reply->is_ok, e);
         else if (rc == 0)
             rc = msg_read_raw(r, "", MSG_MAX_DEPTH, &value, e);
         if (rc == 0 && slice_is(key, "rows"))
             reply->rows = value;
-        reply->is_made_otherwise |= rc == 0 && slice_is(key, "made_otherwise");
     }
     return rc;
 }

@@ -109,23 +109,41 @@ static void put_one(FILE *f, const char *name, const char *type, const char *hel
     fprintf(f, "%s %" PRId64 "\n", name, v);
 }
 
-static void put_of_model(FILE *f, const char *name, const struct card *card, uint32_t v)
+static void put_of_model(FILE *f, const char *name, const char *model, uint32_t v)
 {
     fprintf(f, "%s{model_name=\"", name);
-    for (const char *at = card ? card->names[0] : ""; *at; at++)
+    for (const char *at = model; *at; at++)
         fprintf(f, strchr("\"\\\n", *at) ? "\\%c" : "%c", *at == '\n' ? 'n' : *at);
     fprintf(f, "\"} %" PRIu32 "\n", v);
 }
 
-static void put_link(FILE *f, const struct link_counts *c, const struct card *card)
+/* What waits (or what the broker has), of each model; of all while the broker does not answer. */
+static void put_models(
+    FILE *f, const char *name, struct link *link, const struct card *card, int waiting)
 {
+    struct link_counts all;
+    uint32_t n_waiting, n_running;
+    link_count(link, &all);
+    if (!card)
+        put_of_model(f, name, "", waiting ? all.n_waiting : all.n_running);
+    for (int k = 0; card && k < card->n_models; k++) {
+        const char *own = card->models[k].name;
+        link_count_model(link, own, &n_waiting, &n_running);
+        put_of_model(f, name, k == 0 ? card->names[0] : own, waiting ? n_waiting : n_running);
+    }
+}
+
+static void put_link(FILE *f, struct link *link, const struct card *card)
+{
+    struct link_counts counts, *c = &counts;
+    link_count(link, c);
     put_one(f, "assay_http_jobs_total", "counter", "Jobs that requests were put into.",
         (int64_t)c->n_jobs);
     put_one(f, "assay_http_job_rows_total", "counter", "Rows of these jobs.", (int64_t)c->n_rows);
     put_head(f, "vllm:num_requests_running", "gauge", "Requests whose rows the broker has.");
-    put_of_model(f, "vllm:num_requests_running", card, c->n_running);
+    put_models(f, "vllm:num_requests_running", link, card, 0);
     put_head(f, "vllm:num_requests_waiting", "gauge", "Requests that are not with the broker yet.");
-    put_of_model(f, "vllm:num_requests_waiting", card, c->n_waiting);
+    put_models(f, "vllm:num_requests_waiting", link, card, 1);
 }
 
 /* The broker's numbers of one map, under its own names. */
@@ -146,7 +164,8 @@ static void put_numbers(FILE *f, const json_t *map, const char *type, const char
 static void put_broker(FILE *f, const struct card *card)
 {
     put_one(f, "assay_up", "gauge", "Does the broker answer?", card != NULL);
-    put_one(f, "assay_ready", "gauge", "Is a worker group ready?", card && card_is_ready(card));
+    put_one(f, "assay_ready", "gauge", "Has each model a worker group that is ready?",
+        card && card_is_ready(card));
     if (!card)
         return;
     const json_t *counters = json_object_get(card->info, "counters");
@@ -160,18 +179,16 @@ static void put_broker(FILE *f, const struct card *card)
 
 char *metrics_page(struct metrics *m, struct link *link, const struct card *card)
 {
-    struct link_counts counts;
     char *text = NULL;
     size_t size = 0;
     FILE *f = open_memstream(&text, &size);
     if (!f)
         return NULL;
-    link_count(link, &counts);
     pthread_mutex_lock(&m->lock);
     put_requests(f, m);
     put_times(f, m);
     pthread_mutex_unlock(&m->lock);
-    put_link(f, &counts, card);
+    put_link(f, link, card);
     put_broker(f, card);
     return fclose(f) == 0 ? text : NULL;
 }

@@ -10,27 +10,44 @@
 
 #define LEAST_FREE_BYTES (64ull << 20) /* below it a broker takes no new work, by default */
 
-static json_t *model_card(
-    const char *name, const char *parent, const struct card *card, const struct server *server)
+static json_t *model_card(const char *name, const char *root, const char *parent,
+    const struct card_model *model, const struct server *server)
 {
     return json_pack("{s:s, s:s, s:I, s:s, s:s, s:o, s:I, s:[]}", "id", name, "object", "model",
-        "created", (json_int_t)(server->started_ms / 1000), "owned_by", "assay", "root",
-        card->names[0], "parent", parent ? json_string(parent) : json_null(), "max_model_len",
-        (json_int_t)card->max_len, "permission");
+        "created", (json_int_t)(server->started_ms / 1000), "owned_by", "assay", "root", root,
+        "parent", parent ? json_string(parent) : json_null(), "max_model_len",
+        (json_int_t)model->max_len, "permission");
+}
+
+/* The name of the k-th model for clients. */
+static const char *name_of(const struct card *card, int k)
+{
+    return k == 0 ? card->names[0] : card->models[k].name;
+}
+
+static void add_adapters(json_t *data, const struct server *server, const struct card *card, int k)
+{
+    const struct card_model *m = &card->models[k];
+    const char *adapter;
+    for (size_t i = 0; (adapter = card_adapter(m, i)); i++) {
+        char *name = card_adapter_name(card, m, adapter);
+        json_array_append_new(
+            data, model_card(name, name_of(card, k), name_of(card, k), m, server));
+        free(name);
+    }
 }
 
 static void write_models(struct page *page, const struct server *server, const struct card *card)
 {
-    json_t *data = json_array(), *adapter;
-    size_t k;
+    json_t *data = json_array();
     for (int i = 0; i < card->n_names; i++)
-        json_array_append_new(data, model_card(card->names[i], NULL, card, server));
-    json_array_foreach(
-        json_object_get(json_object_get(card->info, "model"), "adapters"), k, adapter)
-    {
-        const char *name = json_string_value(json_object_get(adapter, "name"));
-        json_array_append_new(data, model_card(name, card->names[0], card, server));
-    }
+        json_array_append_new(
+            data, model_card(card->names[i], card->names[0], NULL, &card->models[0], server));
+    for (int k = 1; k < card->n_models; k++)
+        json_array_append_new(
+            data, model_card(name_of(card, k), name_of(card, k), NULL, &card->models[k], server));
+    for (int k = 0; k < card->n_models; k++)
+        add_adapters(data, server, card, k);
     json_t *body = json_pack("{s:s, s:o}", "object", "list", "data", data);
     page->text = json_dumps(body, JSON_COMPACT);
     json_decref(body);
@@ -52,8 +69,9 @@ static void write_ready(struct page *page, const struct server *server, const st
 {
     const char *failure = json_string_value(json_object_get(card->info, "failure"));
     if (!card_is_ready(card))
-        err_set(&page->error, ASSAY_ENOTREADY, "no worker group is ready: the broker is %s%s%s",
-            card->state, failure ? ": " : "", failure ? failure : "");
+        err_set(&page->error, ASSAY_ENOTREADY,
+            "a model has no worker group that is ready: the broker is %s%s%s", card->state,
+            failure ? ": " : "", failure ? failure : "");
     else if (is_full(server))
         err_set(&page->error, ASSAY_EQUEUEFULL, "the queue or the disk has no room");
     else

@@ -8,6 +8,7 @@
 #include "broker/http/rows.h"
 
 struct card;
+struct card_model;
 struct job;
 
 #define TICKET_JOB_BYTES 24
@@ -16,8 +17,9 @@ struct ticket {
     /* Set by the owner, who touches nothing from link_submit until `done` is called, in the link's
      * thread. */
     const struct rows *rows;
-    const char *model;       /* the broker's name of the one that its client means */
-    const struct card *card; /* under which it was decoded: no other's scores are its */
+    const struct card *card;        /* under which it was decoded, and */
+    const struct card_model *model; /* the one in it that its client means: no other's scores are
+                                       its own */
     long long deadline_us;
     void (*done)(struct ticket *t);
     void *owner;

@@ -24,7 +24,7 @@ static json_t *rows_of(ask_decoder *decode, const char *text, const char *pool, 
     *e = (struct err){0};
     int rc = body_parse(text, strlen(text), &body, e);
     if (rc == 0)
-        rc = decode(&ask, body, e);
+        rc = ask_decode(&ask, decode, body, e);
     assert_int_equal(rc, e->code);
     if (rc == 0)
         all = json_array();
@@ -197,8 +197,8 @@ static void a_small_body_does_not_become_a_large_request(void **state)
         ask.rows.max_bytes = has_budget ? 50000 : 20000;
         ask.rows.budget = &budget;
         budget.most = has_budget ? 30000 : 1000000;
-        assert_int_equal(
-            ask_rerank(&ask, body, &e), has_budget ? ASSAY_EQUEUEFULL : ASSAY_ETOOLARGE);
+        assert_int_equal(ask_decode(&ask, ask_rerank, body, &e),
+            has_budget ? ASSAY_EQUEUEFULL : ASSAY_ETOOLARGE);
         assert_in_range(ask.rows.bytes.buffer.size, 10000, 22000);
         assert_in_range(atomic_load(&budget.used), 25000, 40000);
         ask_release(&ask);

@@ -8,10 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/http/card.h"
 #include "broker/http/jobs.h"
 #include "schema/clock.h"
 
 #define N 6
+
+static const struct card_model model = {.name = "m"};
 
 struct fixture {
     struct coalesce c;
@@ -26,7 +29,7 @@ static int set_up(void **state)
     for (int i = 0; i < N; i++) {
         rows_init(&f->rows[i]);
         f->tickets[i].rows = &f->rows[i];
-        f->tickets[i].model = "m";
+        f->tickets[i].model = &model;
     }
     *state = f;
     return 0;
@@ -127,19 +130,6 @@ static void a_job_takes_what_there_is_within_limits(void **state)
     assert_true(f->c.n == 0 && f->c.n_rows == 0 && f->c.n_bytes == 0);
 }
 
-static void a_job_is_of_one_model(void **state)
-{
-    struct fixture *f = *state;
-    for (int i = 0; i < 4; i++)
-        add(f, i, "a", i);
-    f->tickets[2].model = f->tickets[3].model = "another";
-    struct job *job = job_new(coalesce_take(&f->c, 100, SIZE_MAX), 7, "key");
-    assert_int_equal(job->n_rows, 2);
-    job_free(&job);
-    assert_ptr_equal(f->c.first, &f->tickets[2]);
-    assert_int_equal(f->c.n, 2);
-}
-
 static void the_last_one_can_be_removed(void **state)
 {
     struct fixture *f = *state;
@@ -225,7 +215,6 @@ int main(void)
         TEST(those_that_keep_coming_are_waited_for_a_little),
         TEST(a_busy_broker_gets_one_job_more_shortly_before_it_is_free),
         TEST(a_job_takes_what_there_is_within_limits),
-        TEST(a_job_is_of_one_model),
         TEST(the_last_one_can_be_removed),
         TEST(rows_that_begin_alike_lie_side_by_side),
         TEST(a_ticket_that_left_gets_nothing),
