@@ -34,6 +34,7 @@
 #include "broker/sched/planner.h"
 #include "broker/served.h"
 #include "broker/store/store.h"
+#include "broker/ticks.h"
 #include "schema/request.h"
 
 struct adapter_change;
@@ -60,15 +61,6 @@ struct held {
     struct batch *first; /* NULL: none */
     struct err refused;  /* why no group can take the first, if that is its outcome */
     long long again_ms;  /* when to write them again; 0: they are new */
-};
-
-/* How long ticks took, without waiting for events, in microseconds. */
-#define BROKER_RECENT_MS 10000
-struct tick_times {
-    long long longest_us; /* since the start */
-    long long recent_us;  /* the longest of this span of BROKER_RECENT_MS */
-    long long before_us;  /* and of the span before */
-    long long recent_since_ms;
 };
 
 /* Large messages whose rows are written ahead, in the order they came (api/ahead.c). */
@@ -125,7 +117,7 @@ struct broker {
     struct kept_chunks kept;
     struct large_appends appends;
     struct counters counters;
-    struct tick_times ticks;
+    struct ticks ticks;
     int64_t started_ms;
     int draining;
     /* Called once when the database has failed for good: sends the error `why` to all clients that
@@ -136,6 +128,7 @@ struct broker {
     int n_touched;
     int cannot_write; /* last logged reason: ASSAY_EFULL, ASSAY_ELOCKED; 0: it can write */
     struct held held;
+    int known_waits;          /* the last tick was too long for known results */
     int connections_are_full; /* as last logged */
     unsigned connections_ended;
     long long purge_due_ms;   /* next look at purged jobs; 0: a purge was requested */

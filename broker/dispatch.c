@@ -7,6 +7,8 @@
 #include "schema/clock.h"
 #include "schema/log.h"
 
+#define DISPATCH_US 5000 /* from the tick's beginning; a batch at least goes out */
+
 /* Of all groups of this one's model. */
 static uint32_t in_flight(const struct broker *b, int group)
 {
@@ -59,22 +61,32 @@ static int send_out(struct broker *b, int g, struct batch **batch, struct err *e
     return rc < 0 ? rc : 1;
 }
 
+/* Gives group g a batch, if it has room for one: 1; 0: there is none. */
+static int dispatch_one(struct broker *b, int g, struct err *e)
+{
+    struct batch *batch = NULL;
+    if (!b->groups[g] || group_free_slots(b->groups[g]) == 0 || b->held.first)
+        return 0;
+    uint32_t lane = served_of_group(b, g)->number;
+    int rc = planner_next(b->planner, lane, in_flight(b, g) == 0, &batch, e);
+    return rc == 1 ? send_out(b, g, &batch, e) : rc;
+}
+
+/* Round by round, so that groups share the work. */
 int dispatch_batches(struct broker *b, struct err *e)
 {
-    int rc = 0, sent = 1;
-    while (
-        rc >= 0 && sent && !outcomes_block(b)) { /* round by round, so that groups share the work */
+    for (int sent = 1; sent && !outcomes_block(b);) {
         sent = 0;
-        for (int g = 0; rc >= 0 && g < b->n_groups; g++) {
-            struct batch *batch = NULL;
-            if (!b->groups[g] || group_free_slots(b->groups[g]) == 0 || b->held.first)
-                continue;
-            uint32_t lane = served_of_group(b, g)->number;
-            rc = planner_next(b->planner, lane, in_flight(b, g) == 0, &batch, e);
-            if (rc == 1)
-                rc = send_out(b, g, &batch, e);
+        for (int g = 0; g < b->n_groups; g++) {
+            int rc = dispatch_one(b, g, e);
+            if (rc < 0)
+                return rc;
             sent |= rc == 1;
+            if (rc == 1 && ticks_has_taken(&b->ticks, DISPATCH_US)) {
+                b->wake = 1;
+                return 0;
+            }
         }
     }
-    return rc < 0 ? rc : 0;
+    return 0;
 }

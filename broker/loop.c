@@ -30,7 +30,7 @@
  * committed at its end, which takes about as long again; a thread syncs it. Two things are synced
  * here, and take as long as a busy disk likes: results, which no reader of the database may see
  * before (outcomes.c), and the header of a log that begins anew (store/checkpoint.c). */
-#define REQUESTS_US 7000 /* of a tick, from its beginning, for requests */
+#define REQUESTS_US 6000 /* of a tick, from its beginning, for requests */
 #define WITH_LARGE_US                                                                              \
     3000              /* the same while something large is written too (4 ms, and its commit) */
 #define LEAST_US 1000 /* for requests, however long the tick has taken */
@@ -120,21 +120,21 @@ static void write_large(struct broker *b)
         (void)(b->kept.is_first ? ahead_go_on(b) : kept_go_on(b));
 }
 
-/* Until when this tick, which began at tick_us, may take requests. */
-static long long end_of_requests(const struct broker *b, long long tick_us)
+/* Until when this tick may take requests. */
+static long long end_of_requests(const struct broker *b)
 {
     long long most_us = b->ahead.first || b->kept.first ? WITH_LARGE_US : REQUESTS_US;
-    long long end_us = tick_us + most_us, least_us = now_mono_us() + LEAST_US;
+    long long end_us = b->ticks.began_us + most_us, least_us = now_mono_us() + LEAST_US;
     return end_us > least_us ? end_us : least_us;
 }
 
 /* Handles client messages in one transaction, up to a bound on their number and time. Writes are
  * cheaper the more of them one transaction has. */
-static void take_requests(struct broker *b, long long tick_us)
+static void take_requests(struct broker *b)
 {
     struct err e = {0};
     int rc = 0;
-    long long end_us = end_of_requests(b, tick_us);
+    long long end_us = end_of_requests(b);
     take_prepared(b, &rc, &e);
     for (int i = 0; i < BROKER_MESSAGES_PER_TICK && rc == 0; i++) {
         struct message *m;
@@ -342,13 +342,13 @@ static int check(struct broker *b, long long now_ms, long long *sockets_due_ms, 
 /* Runs one tick. Returns when the next is due at the latest. */
 static long long tick(struct broker *b, long long *housekeeping_ms)
 {
-    long long tick_us = now_mono_us(), now_ms = now_mono_ms(), next_ms = *housekeeping_ms;
+    long long now_ms = now_mono_ms(), next_ms = *housekeeping_ms;
     b->wake = 0;
     for (int g = 0; g < b->n_groups; g++)
         next_ms = earlier(next_ms, group_tick(b->groups[g], now_ms));
     take_work(b);
     next_ms = earlier(next_ms, adapters_tick(b, now_ms));
-    take_requests(b, tick_us);
+    take_requests(b);
     next_ms = earlier(next_ms, waiters_tick(b, now_ms));
     next_ms = earlier(next_ms, progress_tick(b, now_ms));
     next_ms = earlier(next_ms, purge(b, now_ms));
@@ -415,21 +415,6 @@ static void end(struct broker *b, const char *why)
     send_replies(b);
 }
 
-/* Counts a tick that began at start_us. */
-static void count_tick(struct tick_times *t, long long start_us)
-{
-    long long now_us = now_mono_us(), took_us = now_us - start_us;
-    if (now_us / 1000 >= t->recent_since_ms + BROKER_RECENT_MS) {
-        t->recent_since_ms = now_us / 1000;
-        t->before_us = t->recent_us;
-        t->recent_us = 0;
-    }
-    if (took_us > t->recent_us)
-        t->recent_us = took_us;
-    if (took_us > t->longest_us)
-        t->longest_us = took_us;
-}
-
 int loop_run(struct broker *b, struct err *e)
 {
     zmq_pollitem_t items[MAX_POLL_ITEMS];
@@ -441,9 +426,9 @@ int loop_run(struct broker *b, struct err *e)
         rc = kept_begin(b, e);
     b->at_end = tell_of_failure;
     while (rc == 0) {
-        long long start_us = now_mono_us(), next_ms = tick(b, &housekeeping_ms);
-        long long wait_ms = next_ms - now_mono_ms();
-        count_tick(&b->ticks, start_us);
+        ticks_begin(&b->ticks);
+        long long next_ms = tick(b, &housekeeping_ms), wait_ms = next_ms - now_mono_ms();
+        ticks_end(&b->ticks);
         if ((rc = check(b, now_mono_ms(), &sockets_ms, e)) != 0 || (b->draining && all_stopped(b)))
             break;
         if (b->draining && drained_by_ms == 0)

@@ -23,6 +23,8 @@
 #include "schema/utf8.h"
 
 #define AGAIN_MS 200
+#define MOST_ROWS 1024 /* of a tick, and the rest of a batch; writing them takes some 4 ms */
+#define KNOWN_US 5000  /* after so much of a tick, known results wait for the next, but no longer */
 
 /* ---- one row ---- */
 
@@ -294,9 +296,13 @@ int outcomes_take(struct broker *b, struct err *e)
 {
     struct batch *batch;
     int all_written = !b->held.first;
+    uint32_t n = 0;
     for (int g = 0; all_written && g < b->n_groups; g++)
-        while ((batch = group_take(b->groups[g])))
+        while (n < MOST_ROWS && (batch = group_take(b->groups[g]))) {
+            n += batch->n_rows;
             batch_append(&b->held.first, batch);
+        }
+    b->wake |= n >= MOST_ROWS; /* there may be more */
     return write_held(b, e);
 }
 
@@ -312,6 +318,11 @@ int outcomes_refuse(struct broker *b, struct batch **batch, const struct err *wh
 
 int outcomes_take_known(struct broker *b, struct err *e)
 {
+    b->known_waits = !b->known_waits && ticks_has_taken(&b->ticks, KNOWN_US);
+    if (b->known_waits) {
+        b->wake = 1;
+        return 0;
+    }
     int rc = outcomes_block(b) ? 0 : planner_known(b->planner, &b->held.first, e);
     return rc == 1 ? write_held(b, e) : rc;
 }

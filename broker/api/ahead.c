@@ -11,7 +11,7 @@
 
 #define LARGE_BYTES                                                                                \
     (512u << 10)        /* of rows, prepared or as they came; they take some 5 ms to write */
-#define WRITING_US 4000 /* of a tick; committing takes about as long again */
+#define WRITING_US 2500 /* of a tick; committing takes about as long again */
 
 static int is_large(const struct prepared *p)
 {

@@ -11,7 +11,7 @@
 #include "schema/clock.h"
 #include "schema/log.h"
 
-#define PART_US 3000           /* of a tick; committing takes about as long again */
+#define PART_US 2000           /* of a tick; committing takes about as long again */
 #define DROPPING_US 1000       /* likewise, deleting; committing takes several times that */
 #define SMALL_US 3000          /* of a request, for chunks that it lets go on */
 #define SMALL_BYTES (32 << 10) /* so much text takes some 2 ms to prepare */

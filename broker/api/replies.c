@@ -203,8 +203,7 @@ void reply_info(struct broker *b, const struct envelope *env, const struct reque
     msg_key_int(w, "sessions", sessions_count(b->sessions));
     msg_key_int(w, "session_bytes", (int64_t)sessions_bytes(b->sessions));
     msg_key_int(w, "longest_tick_ms", b->ticks.longest_us / 1000);
-    msg_key_int(w, "recent_tick_ms",
-        (b->ticks.recent_us > b->ticks.before_us ? b->ticks.recent_us : b->ticks.before_us) / 1000);
+    msg_key_int(w, "recent_tick_ms", ticks_recent_ms(&b->ticks));
     msg_str(w, "counters");
     msg_map(w, 10);
     msg_key_int(w, "requests", c->requests);
