@@ -72,13 +72,12 @@ static int open_file(struct store *s, struct err *e)
     int rc = 0;
     if (is_new) /* an existing file would be written to, even if it need not be */
         rc = store_execute(s, "pragma page_size=" PAGE_BYTES "; pragma auto_vacuum=incremental", e);
-    if (rc == 0)
+    if (rc == 0) /* secure_delete, on in some builds of SQLite, writes each freed page once more */
         rc = store_execute(s,
-            "pragma journal_mode=wal; pragma synchronous=full; pragma wal_autocheckpoint=0; pragma "
-            "temp_store=memory;"
-            "pragma cache_size=-65536; pragma journal_size_limit=117440512; pragma "
-            "foreign_keys=off;"
-            "pragma trusted_schema=off;",
+            "pragma journal_mode=wal; pragma synchronous=full; pragma wal_autocheckpoint=0;"
+            "pragma temp_store=memory; pragma cache_size=-65536;"
+            "pragma journal_size_limit=117440512; pragma foreign_keys=off;"
+            "pragma trusted_schema=off; pragma secure_delete=fast;",
             e);
     sqlite3_wal_hook(s->db, note_frames, s); /* after wal_autocheckpoint, which sets it too */
     return rc;
