@@ -15,6 +15,8 @@
 #include "broker/sched/planner_private.h"
 #include "schema/alloc.h"
 
+#define LEAST_WINDOW 4 /* rows */
+
 /* ---- queues ---- */
 
 /* Returns the token budget of a batch: few at first, then as many as went out so far. */
@@ -140,11 +142,15 @@ static void take_row(void *arg, struct sequence *r)
 }
 
 /* Returns the number of rows of the next window: some batches' worth, if they are as long as the
- * last row read. */
-static uint32_t window_rows(const struct planner_lane *l, const struct queue *q)
+ * last row read, divided among the queues. They take turns, so all of their windows end, and are
+ * read, at about the same time. */
+static uint32_t window_rows(const struct planner *p, uint32_t lane, const struct queue *q)
 {
-    uint64_t rows = q->row_tokens ? 8ull * l->limits.max_tokens / q->row_tokens : 64;
-    return rows < 16 ? 16 : rows > PLANNER_WINDOW ? PLANNER_WINDOW : (uint32_t)rows;
+    uint64_t rows = q->row_tokens ? 8ull * p->lanes[lane].limits.max_tokens / q->row_tokens : 64;
+    uint64_t most = PLANNER_WINDOW / (p->queues.n > 0 ? p->queues.n : 1);
+    uint64_t least = most < 16 ? most : 16;
+    rows = rows < least ? least : rows > most ? most : rows;
+    return rows < LEAST_WINDOW ? LEAST_WINDOW : (uint32_t)rows;
 }
 
 int planner_fill_window(struct planner *p, struct queue *q, uint32_t lane, struct err *e)
@@ -156,7 +162,7 @@ int planner_fill_window(struct planner *p, struct queue *q, uint32_t lane, struc
             q->rescan = 0;
         }
         struct window w = {p, q, 0};
-        struct store_page page = {q->job, (uint64_t)q->after, window_rows(&p->lanes[lane], q)};
+        struct store_page page = {q->job, (uint64_t)q->after, window_rows(p, lane, q)};
         int rc = store_queued_rows(p->store, &page, take_row, &w, e);
         if (rc != 0)
             return rc;
