@@ -2,11 +2,16 @@
  * the fields of a row. */
 #include "broker/api/replies.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "broker/api/statistics.h"
+#include "schema/alloc.h"
+#include "schema/clock.h"
 
 #define PAGE_BYTES (8u << 20) /* approximate size of a page */
+#define PART_US 3000
+#define LOOK_EVERY 16 /* rows: at the clock */
 
 static int per_position(int pool_type)
 {
@@ -127,13 +132,38 @@ static void write_error(struct msg_writer *w, const struct store_result_row *r)
     msg_key_str(w, "message", r->error_message ? r->error_message : "");
 }
 
-struct page {
+struct reply_part {
     const struct broker *broker;
-    struct msg_writer rows;
-    uint32_t n;
-    uint64_t next;
+    struct msg_writer rows; /* those that are written */
+    uint32_t n, limit;      /* their number, and the most */
+    uint64_t next;          /* the last one's cursor */
+    uint32_t next_i;        /* the index after the last one's */
     size_t max_bytes;
+    long long until_us;
+    int is_late;
 };
+
+/* Goes on with *part, or begins it. */
+static struct reply_part *begin_part(struct broker *b, struct reply_part **part, size_t max_bytes)
+{
+    if (!*part) {
+        *part = xcalloc(1, sizeof **part);
+        **part = (struct reply_part){.broker = b, .max_bytes = max_bytes, .limit = UINT32_MAX};
+        msg_writer_init(&(*part)->rows);
+    }
+    (*part)->is_late = 0;
+    (*part)->until_us = now_mono_us() + PART_US;
+    return *part;
+}
+
+void reply_part_free(struct reply_part **part)
+{
+    if (!*part)
+        return;
+    msg_writer_release(&(*part)->rows);
+    free(*part);
+    *part = NULL;
+}
 
 /* The model that has this mode; NULL: it is not served. */
 static const struct model_info *model_of_mode(const struct broker *b, int64_t mode)
@@ -193,7 +223,7 @@ static void write_id(struct msg_writer *w, const struct store_result_row *r)
 }
 
 static void write_result(
-    struct msg_writer *w, const struct store_result_row *r, const struct page *p)
+    struct msg_writer *w, const struct store_result_row *r, const struct reply_part *p)
 {
     uint32_t members = count_members(r), failed = r->error_code != NULL;
     const struct model_info *m = model_of_mode(p->broker, r->mode);
@@ -222,16 +252,23 @@ static void write_result(
     write_error(w, r);
 }
 
+static int is_full(const struct reply_part *p)
+{
+    return p->n >= p->limit || p->rows.buffer.size > p->max_bytes;
+}
+
 static int add_result(void *arg, const struct store_result_row *r)
 {
-    struct page *p = arg;
+    struct reply_part *p = arg;
     write_result(&p->rows, r, p);
     p->n++;
     p->next = r->cursor;
-    return p->rows.buffer.size > p->max_bytes;
+    p->next_i = r->i + 1;
+    p->is_late = !is_full(p) && p->n % LOOK_EVERY == 0 && now_mono_us() >= p->until_us;
+    return p->is_late || is_full(p);
 }
 
-static void write_rows(struct msg_writer *w, const struct page *p)
+static void write_rows(struct msg_writer *w, const struct reply_part *p)
 {
     msg_str(w, "rows");
     msg_array(w, p->n);
@@ -245,8 +282,8 @@ static int is_over(const struct store_job *j)
            (j->paused && j->sealed && j->done == j->placed);
 }
 
-static void write_page(
-    struct broker *b, const struct envelope *env, struct slice id, const struct page *p, int done)
+static void write_page(struct broker *b, const struct envelope *env, struct slice id,
+    const struct reply_part *p, int done)
 {
     struct msg_writer *w = outbox_ok(b->outbox, env, id, 3);
     write_rows(w, p);
@@ -257,65 +294,85 @@ static void write_page(
 
 void reply_no_results(struct broker *b, const struct envelope *env, struct slice id, uint64_t after)
 {
-    struct page p = {.next = after};
+    struct reply_part p = {.next = after};
     msg_writer_init(&p.rows);
     write_page(b, env, id, &p, 0);
     msg_writer_release(&p.rows);
 }
 
-int reply_results(struct broker *b, const struct envelope *env, struct slice id,
-    struct store_page page, int wait, struct err *e)
+/* Ends a call: the part is kept only for REPLY_MORE. */
+static int end_part(struct reply_part **part, int rc)
 {
-    struct store_job j;
-    struct page p = {.broker = b, .next = page.after, .max_bytes = b->limits.max_message_bytes / 4};
-    if (p.max_bytes > PAGE_BYTES)
-        p.max_bytes = PAGE_BYTES;
-    if (page.limit == 0)
-        page.limit = REPLY_DEFAULT_LIMIT;
-    int rc = store_get_job(b->store, page.job, &j, e);
-    if (rc != 1)
-        return rc < 0 ? rc : err_set(e, ASSAY_EUNKNOWNJOB, "no job %lld", (long long)page.job);
-    msg_writer_init(&p.rows);
-    rc = store_each_result(b->store, &page, add_result, &p, e);
-    if (rc >= 0) {
-        int replies = p.n > 0 || is_over(&j) || !wait;
-        if (replies)
-            write_page(b, env, id, &p, is_over(&j) && rc == 0);
-        rc = replies;
-    }
-    msg_writer_release(&p.rows);
+    if (rc != REPLY_MORE)
+        reply_part_free(part);
     return rc;
 }
 
-int reply_score(
-    struct broker *b, const struct envelope *env, struct slice id, int64_t job, struct err *e)
+static int get_job(struct broker *b, int64_t job, struct store_job *j, struct err *e)
+{
+    int rc = store_get_job(b->store, job, j, e);
+    if (rc == 0)
+        rc = err_set(e, ASSAY_EUNKNOWNJOB, "no job %lld", (long long)job);
+    return rc < 0 ? rc : 0;
+}
+
+int reply_results(struct broker *b, const struct envelope *env, struct slice id,
+    struct store_page page, int wait, struct reply_part **part, struct err *e)
 {
     struct store_job j;
-    struct page p = {.broker = b, .max_bytes = b->limits.max_message_bytes};
-    int rc = store_get_job(b->store, job, &j, e);
-    if (rc != 1)
-        return rc;
-    msg_writer_init(&p.rows);
-    rc = store_each_result_by_index(b->store, job, add_result, &p, e);
-    if (rc == 0 && p.rows.buffer.size > p.max_bytes)
+    size_t max_bytes = b->limits.max_message_bytes / 4;
+    int rc = get_job(b, page.job, &j, e);
+    if (rc != 0)
+        return end_part(part, rc);
+    int is_new = !*part;
+    struct reply_part *p = begin_part(b, part, max_bytes < PAGE_BYTES ? max_bytes : PAGE_BYTES);
+    if (is_new) {
+        p->next = page.after;
+        p->limit = page.limit ? page.limit : REPLY_DEFAULT_LIMIT;
+    }
+    page.after = p->next;
+    page.limit = p->limit - p->n;
+    rc = store_each_result(b->store, &page, add_result, p, e);
+    if (rc < 0)
+        return end_part(part, rc);
+    if (p->is_late)
+        return REPLY_MORE;
+    int replies = p->n > 0 || is_over(&j) || !wait;
+    if (replies)
+        write_page(b, env, id, p, is_over(&j) && rc == 0);
+    return end_part(part, replies);
+}
+
+static void write_score(struct broker *b, const struct envelope *env, struct slice id,
+    const struct store_job *j, const struct reply_part *p)
+{
+    struct msg_writer *w = outbox_ok(b->outbox, env, id, 4 + (uint32_t)(j->made_otherwise != 0));
+    msg_key_int(w, "job", j->job);
+    msg_key_str(w, "key", j->key);
+    msg_key_int(w, "started_ms", b->started_ms);
+    if (j->made_otherwise)
+        msg_key_str(w, "made_otherwise", j->reason);
+    write_rows(w, p);
+}
+
+int reply_score(struct broker *b, const struct envelope *env, struct slice id, int64_t job,
+    struct reply_part **part, struct err *e)
+{
+    struct store_job j;
+    int rc = get_job(b, job, &j, e);
+    if (rc != 0)
+        return end_part(part, rc);
+    struct reply_part *p = begin_part(b, part, b->limits.max_message_bytes);
+    rc = store_each_result_by_index(b->store, job, p->next_i, add_result, p, e);
+    if (rc < 0)
+        return end_part(part, rc);
+    if (p->is_late)
+        return REPLY_MORE;
+    if (is_full(p))
         rc = err_set(e, ASSAY_ETOOLARGE,
             "the reply: expected at most %zu bytes, found more; `results` gives job '%s' in pages",
-            p.max_bytes, j.key);
-    if (rc == 0) {
-        const struct model_info *m = model_of_mode(b, j.mode);
-        struct msg_writer *w =
-            outbox_ok(b->outbox, env, id, 4 + 2u * (m != NULL) + (uint32_t)(j.made_otherwise != 0));
-        msg_key_int(w, "job", job);
-        msg_key_str(w, "key", j.key);
-        msg_key_int(w, "started_ms", b->started_ms);
-        if (m) {
-            msg_key_str(w, "digest", m->digest);
-            msg_key_str(w, "mode", m->mode);
-        }
-        if (j.made_otherwise)
-            msg_key_str(w, "made_otherwise", j.reason);
-        write_rows(w, &p);
-    }
-    msg_writer_release(&p.rows);
-    return rc;
+            p->max_bytes, j.key);
+    else
+        write_score(b, env, id, &j, p);
+    return end_part(part, rc < 0 ? rc : 1);
 }

@@ -265,11 +265,13 @@ static int find_job(
 static int on_results(struct broker *b, const struct envelope *env, const struct request *q,
     int64_t job, struct err *e)
 {
-    int rc;
-    if (q->wait_ms == 0 || b->draining) {
-        rc = reply_results(b, env, q->id, (struct store_page){job, q->after, q->limit}, 0, e);
+    struct reply_part *part = NULL;
+    struct store_page page = {job, q->after, q->limit};
+    int waits = q->wait_ms > 0 && !b->draining;
+    int rc = waits ? REPLY_MORE : reply_results(b, env, q->id, page, 0, &part, e);
+    reply_part_free(&part); /* a long page is made while it waits */
+    if (rc != REPLY_MORE)
         return rc < 0 ? rc : 0;
-    }
     rc = waiters_make_room(b, env, e);
     if (rc == 0)
         waiters_add(b, WAIT_RESULTS, env, q, job, now_mono_ms() + q->wait_ms);

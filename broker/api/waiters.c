@@ -4,7 +4,9 @@
  * look at it: it is new, its job has changed, or its deadline has passed. Then it is due, and
  * queues behind the other due waiters of its connection. A tick looks at some of the due waiters,
  * one connection after another, so a client that waits for much holds up neither other requests nor
- * replies whose time has come. When a connection has gone, its waiters go too.
+ * replies whose time has come. A long reply is made in parts, one a tick, and is the only one of
+ * its kind: other waiters for long replies queue behind it. When a connection has gone, its waiters
+ * go too.
  *
  * The number of waiters is bounded. When all places are taken, the connection with the most gives
  * one to a connection with fewer: that waiter is answered as if its deadline had passed. So n
@@ -28,10 +30,9 @@
 #define MAX_WAITERS 100000
 #define MAX_OF_ONE 20000 /* waiters of one connection */
 #define CONNECTIONS 4096 /* buckets; more connections than this share them */
-/* A tick looks at no more than MOST waiters, and after FEW only until TICK_US are over. */
+/* A tick looks at one waiter, and at others up to MOST until TICK_US are over. */
 #define MOST 64
-#define FEW 16
-#define TICK_US 20000
+#define TICK_US 4000
 
 enum { NOWHERE = -1 };
 
@@ -54,6 +55,7 @@ struct waiter {
     struct waiter *next, **place; /* place: the pointer that points to it */
     struct waiter *next_of_one, **place_of_one;
     int is_due;
+    int is_long; /* its reply did not fit into a tick, while another's was being made in parts */
     struct waiter *next_alike, **place_alike; /* in its job's or the due list */
     struct of_job *of_job;
 };
@@ -75,7 +77,9 @@ struct waiters {
     struct table jobs;               /* struct of_job by job */
     struct waiter **deadlines;       /* a heap, earliest on top */
     int n_deadlines, room;
-    int is_draining; /* find_due has seen that the broker drains */
+    int is_draining;         /* find_due has seen that the broker drains */
+    struct waiter *begun;    /* its reply is being made in parts; in no list. NULL: none */
+    struct reply_part *part; /* of begun's */
 };
 
 struct waiters *waiters_new(void)
@@ -204,7 +208,7 @@ static void take_turn(struct waiters *all, struct of_one *one)
 static void make_due(struct waiters *all, struct waiter *w)
 {
     struct of_one *one = of_one(all, &w->envelope);
-    if (w->is_due)
+    if (w->is_due || w == all->begun)
         return;
     unlink_alike(all, w);
     if (!one->due)
@@ -238,6 +242,10 @@ static struct waiter *next_due(struct waiters *all)
 /* Removes a waiter that was answered. */
 static void drop(struct waiters *all, struct waiter *w)
 {
+    if (w == all->begun) {
+        reply_part_free(&all->part);
+        all->begun = NULL;
+    }
     *w->place = w->next;
     if (w->next)
         w->next->place = w->place;
@@ -382,6 +390,9 @@ void waiters_job_changed(struct broker *b, int64_t job)
     struct of_job *of_job = table_find(&b->waiters->jobs, job);
     while (of_job && of_job->first)
         make_due(b->waiters, of_job->first);
+    const struct waiter *begun = b->waiters->begun;
+    if (begun && begun->kind == WAIT_SCORE && begun->job == job)
+        reply_part_free(&b->waiters->part); /* its rows may be others now */
 }
 
 /* The deadline has passed: says so, and why, where the workers do not start. */
@@ -396,18 +407,17 @@ static int refuse_late(struct broker *b, const struct store_job *j, struct err *
         why[0] ? ": the workers do not start, they are tried again: " : "", why, j->key);
 }
 
-/* Answers `score` when its job is over or its deadline has passed. Returns 1 when it was
- * answered. */
-static int try_score(struct broker *b, const struct waiter *w, int timed_out, struct err *e)
+/* Answers `score` when its job is over or its deadline has passed. Returns as reply_score does; 0:
+ * it waits. */
+static int try_score(struct broker *b, const struct waiter *w, int timed_out,
+    struct reply_part **part, struct err *e)
 {
     struct store_job j;
     int rc = store_get_job(b->store, w->job, &j, e);
     if (rc != 1)
         return rc < 0 ? rc : err_set(e, ASSAY_EUNKNOWNJOB, "no job %lld", (long long)w->job);
-    if (j.sealed && j.done == j.placed) {
-        rc = reply_score(b, &w->envelope, id_of(w), w->job, e);
-        return rc < 0 ? rc : 1;
-    }
+    if (j.sealed && j.done == j.placed)
+        return reply_score(b, &w->envelope, id_of(w), w->job, part, e);
     if (j.state == JOB_CANCELLED)
         return err_set(e, ASSAY_ESTATE, "job '%s' was cancelled", j.key);
     if (j.held)
@@ -415,25 +425,26 @@ static int try_score(struct broker *b, const struct waiter *w, int timed_out, st
     return timed_out ? refuse_late(b, &j, e) : 0;
 }
 
-/* Returns 1 when the waiter was answered. */
-static int try_answer(struct broker *b, const struct waiter *w, long long now_ms)
+/* Returns 1 when the waiter was answered, 0 when it goes on waiting, or REPLY_MORE. */
+static int try_answer(
+    struct broker *b, const struct waiter *w, long long now_ms, struct reply_part **part)
 {
     struct err e = {0};
     int timed_out = now_ms >= w->deadline_ms;
-    int rc = w->kind == WAIT_SCORE ? try_score(b, w, timed_out, &e)
+    int rc = w->kind == WAIT_SCORE ? try_score(b, w, timed_out, part, &e)
                                    : reply_results(b, &w->envelope, id_of(w),
                                          (struct store_page){w->job, w->after, w->limit},
-                                         !timed_out && !b->draining, &e);
+                                         !timed_out && !b->draining, part, &e);
     if (rc < 0)
         outbox_error(b->outbox, &w->envelope, id_of(w), &e);
-    return rc != 0;
+    return rc < 0 ? 1 : rc;
 }
 
 static int has_room(const struct broker *b, int looked_at, long long start_us)
 {
     if (replies_are_full(b))
         return 0;
-    return looked_at < FEW || (looked_at < MOST && now_mono_us() - start_us < TICK_US);
+    return looked_at < 1 || (looked_at < MOST && now_mono_us() - start_us < TICK_US);
 }
 
 static void find_due(struct waiters *all, long long now_ms, int draining)
@@ -447,15 +458,48 @@ static void find_due(struct waiters *all, long long now_ms, int draining)
     all->is_draining = draining;
 }
 
+static void to_the_end(struct waiters *all, struct waiter *w)
+{
+    unlink_alike(all, w);
+    make_due(all, w);
+}
+
+/* Its reply needs more time: keeps what there is, unless another's is kept. */
+static void go_on_later(struct waiters *all, struct waiter *w, struct reply_part **part)
+{
+    w->is_long = 1;
+    if (all->begun) {
+        to_the_end(all, w);
+        return;
+    }
+    unlink_alike(all, w);
+    all->begun = w;
+    all->part = *part;
+    *part = NULL;
+}
+
 /* Returns 1 when it was answered. */
 static int look_at(struct broker *b, struct waiter *w, long long now_ms)
 {
-    int is_answered = try_answer(b, w, now_ms);
-    if (is_answered)
-        drop(b->waiters, w);
+    struct waiters *all = b->waiters;
+    struct reply_part *part = NULL;
+    if (w == all->begun) {
+        part = all->part;
+        all->part = NULL;
+        all->begun = NULL;
+    } else if (w->is_long && all->begun) {
+        to_the_end(all, w);
+        return 0;
+    }
+    int rc = try_answer(b, w, now_ms, &part);
+    if (rc == 1)
+        drop(all, w);
+    else if (rc == 0)
+        wait_on(all, w);
     else
-        wait_on(b->waiters, w);
-    return is_answered;
+        go_on_later(all, w, &part);
+    reply_part_free(&part);
+    return rc == 1;
 }
 
 long long waiters_tick(struct broker *b, long long now_ms)
@@ -464,11 +508,15 @@ long long waiters_tick(struct broker *b, long long now_ms)
     int looked_at = 0, answered = 0;
     long long start_us = now_mono_us();
     find_due(all, now_ms, b->draining);
+    if (all->begun && has_room(b, 0, start_us)) {
+        answered += look_at(b, all->begun, now_ms);
+        looked_at++;
+    }
     for (; all->n_due > 0 && has_room(b, looked_at, start_us); looked_at++)
         answered += look_at(b, next_due(all), now_ms);
     if (answered > 0) /* waiters still in a list have no reply in the outbox */
         send_replies(b);
-    if (all->n_due > 0)
+    if (all->n_due > 0 || all->begun)
         return looked_at > 0 ? now_ms : now_ms + 1; /* until the disk has caught up */
     return all->n_deadlines > 0 ? all->deadlines[0]->deadline_ms : FOREVER;
 }

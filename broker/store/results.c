@@ -285,10 +285,10 @@ static int give_missing(struct walk *w, int64_t to)
     return end;
 }
 
-int store_each_result_by_index(
-    struct store *s, int64_t job, store_result_visitor *visit, void *arg, struct err *e)
+int store_each_result_by_index(struct store *s, int64_t job, uint32_t from,
+    store_result_visitor *visit, void *arg, struct err *e)
 {
-    struct walk w = {.s = s, .job = job, .next = row_id_of(job, 0), .visit = visit, .arg = arg};
+    struct walk w = {.s = s, .job = job, .next = row_id_of(job, from), .visit = visit, .arg = arg};
     struct store_job j;
     int rc = store_get_job(s, job, &j, e), end = 0;
     if (rc != 1)
@@ -308,9 +308,9 @@ int store_each_result_by_index(
             end = visit_row(&w, q);
     }
     if (!end && rc == 0 && is_over)
-        give_missing(&w, row_id_of(job, (uint32_t)j.placed));
+        end = give_missing(&w, row_id_of(job, (uint32_t)j.placed));
     end_walk(&w, q);
-    return rc < 0 ? failed(&w, rc, e) : 0;
+    return rc < 0 ? failed(&w, rc, e) : end;
 }
 
 /* ---- answers ---- */

@@ -466,9 +466,10 @@ typedef int store_result_visitor(
  * results are missing or cannot be read. Slices are valid while `visit` runs. */
 int store_each_result(struct store *s, const struct store_page *page, store_result_visitor *visit,
     void *arg, struct err *e);
-/* The same, in order of i (for `score`); returns 0 or negative. */
-int store_each_result_by_index(
-    struct store *s, int64_t job, store_result_visitor *visit, void *arg, struct err *e);
+/* The same, in order of i and from there on (for `score`). Returns 1 when `visit` ended the walk,
+ * 0, or negative. */
+int store_each_result_by_index(struct store *s, int64_t job, uint32_t from,
+    store_result_visitor *visit, void *arg, struct err *e);
 
 /* Visits the result of this row as the record has it, damaged or not. Returns 1, or 0 when the row
  * has none, or an error. */

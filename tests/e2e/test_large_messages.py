@@ -188,6 +188,11 @@ def test_many_rows_born_failed(directory):
         assert sorted(row["i"] for row in results) == list(range(10_001))
         scored = client.call("score", rows=failing_rows(5000), timeout_ms=60000)["rows"]
         assert [row["id"] for row in scored] == list(range(5000)) and all(row["error"]["code"] == "bad_token" for row in scored)
+        with short_ticks(broker, "long replies"):
+            page = client.call("results", job="job", limit=10_000, wait_ms=0)
+            assert page["rows"] == results[:10_000] and not page["done"]
+            scored = client.call("score", rows=failing_rows(10_000), timeout_ms=60000)["rows"]
+        assert [row["id"] for row in scored] == list(range(10_000))
 
 
 @pytest.mark.parametrize("chunk", [0, 1])

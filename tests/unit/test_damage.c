@@ -301,7 +301,7 @@ static int read_job(struct store *s, int k, struct reading *reading)
         if (rc == 0)
             rc = read_pages(s, job, reading, &err);
         if (rc == 0)
-            rc = store_each_result_by_index(s, job, see_result, reading, &err);
+            rc = store_each_result_by_index(s, job, 0, see_result, reading, &err);
         if (store_mend_suspect(s, &mended, &err) != 1)
             break;
     }

@@ -58,7 +58,7 @@ static void test_results_by_index(void **state)
         finish(f->s, list.at[i], 0);
     must(store_commit(f->s, &err));
     uint32_t n = 0;
-    must(store_each_result_by_index(f->s, job, see_by_index, &n, &err));
+    must(store_each_result_by_index(f->s, job, 0, see_by_index, &n, &err));
     assert_int_equal(n, 30);
     free_rows(&list);
 }

@@ -30,7 +30,8 @@ struct answer {
     char code[32];
     uint32_t n_rows;
     int done;
-    int retry; /* retry_after_ms was there */
+    int retry;       /* retry_after_ms was there */
+    int is_in_order; /* rows 0 to n_rows - 1, each with the score that finish() gives it */
 };
 
 static inline void read_error(struct msg_reader *r, struct answer *a)
@@ -51,6 +52,36 @@ static inline void read_error(struct msg_reader *r, struct answer *a)
     }
 }
 
+/* The fields of a row that was computed. */
+static inline int row_is(struct msg_reader *r, uint32_t number)
+{
+    struct err err;
+    struct slice key, raw;
+    int64_t i = -1;
+    double score = 0;
+    uint32_t n;
+    must(msg_read_map(r, "row", &n, &err));
+    while (n-- > 0) {
+        must(msg_read_str(r, "", &key, &err));
+        if (key.len == 1 && *key.at == 'i')
+            must(msg_read_int(r, "i", 0, INT64_MAX, &i, &err));
+        else if (key.len == 5 && memcmp(key.at, "score", 5) == 0 && *r->at == 0xca)
+            must(msg_read_float(r, "score", &score, &err));
+        else
+            must(msg_read_raw(r, "", MSG_MAX_DEPTH, &raw, &err));
+    }
+    return i == number && score == number + 0.5;
+}
+
+static inline void read_rows(struct msg_reader *r, struct answer *a)
+{
+    struct err err;
+    must(msg_read_array(r, "rows", &a->n_rows, &err));
+    a->is_in_order = 1;
+    for (uint32_t i = 0; i < a->n_rows; i++)
+        a->is_in_order &= row_is(r, i);
+}
+
 static inline void read_field(struct msg_reader *r, struct slice key, struct answer *a)
 {
     struct err err;
@@ -63,12 +94,10 @@ static inline void read_field(struct msg_reader *r, struct slice key, struct ans
         read_error(r, a);
     else if (key.len == 4 && memcmp(key.at, "done", 4) == 0)
         must(msg_read_bool(r, "done", &a->done, &err));
-    else {
-        struct msg_reader again = *r;
-        if (key.len == 4 && memcmp(key.at, "rows", 4) == 0)
-            must(msg_read_array(&again, "rows", &a->n_rows, &err));
+    else if (key.len == 4 && memcmp(key.at, "rows", 4) == 0)
+        read_rows(r, a);
+    else
         must(msg_read_raw(r, "", MSG_MAX_DEPTH, &raw, &err));
-    }
 }
 
 /* 1 and *a, or 0 when no answer comes. */
@@ -78,7 +107,7 @@ static inline int hear_within(struct scene *s, struct answer *a, long ms)
     struct slice key;
     struct err err;
     uint32_t n;
-    static uint8_t bytes[1 << 16];
+    static uint8_t bytes[1 << 21];
     zmq_pollitem_t item = {.socket = s->client, .events = ZMQ_POLLIN};
     memset(a, 0, sizeof *a);
     if (zmq_poll(&item, 1, ms) == 0)
