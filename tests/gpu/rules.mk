@@ -8,7 +8,9 @@ DOUBLES := $(patsubst %.cc,$(B)/obj/%.o,$(wildcard tests/kernels/doubles/*.cc))
 GPU     := $(call objects,$(filter-out cuda/main.c,$(wildcard cuda/*.c)))
 # As on the CPU (Makefile, quick): under sanitizers whole models have the kernels without them, the kernels' own tests with them.
 QUICK_BENCH := $(if $(SANITIZE),$(patsubst $(B)/obj/%,$(B)/quick/%,$(BENCH)),$(BENCH))
-BENCH_FLAGS := -Wno-unknown-pragmas -DASSAY_SIMT_BENCH='"tests/kernels/bench/simt.h"' -Itests/kernels/include
+# Half precision and fused multiply-adds by the CPU where it has them, or the compiler's library does both, more slowly.
+HOST_HAS    = $(shell grep -qsw $(1) /proc/cpuinfo && echo -m$(1))
+BENCH_FLAGS := $(if $(X86),$(call HOST_HAS,f16c) $(call HOST_HAS,fma)) -Wno-unknown-pragmas -DASSAY_SIMT_BENCH='"tests/kernels/bench/simt.h"' -Itests/kernels/include
 define compile_bench
 	@mkdir -p $(@D)
 	$(call say,CXX,$<)$(CXX) $(CPPFLAGS) $(BENCH_FLAGS) $(1) -MMD -MP -x c++ -c -o $@ $<
@@ -26,7 +28,7 @@ $(GPU) $(call objects,$(wildcard cuda/main.c tests/kernels/*.c tests/gpu/*.c)): 
 $(KERNELS): LDLIBS += -lcmocka
 $(filter-out $(B)/kernels/test_gpu_%,$(KERNELS)): $(B)/obj/tests/kernels/bench/submit.o
 $(filter $(B)/kernels/test_gpu_%,$(KERNELS)): $(GPU) $(DOUBLES) $(B)/obj/tests/kernels/check_headers.o
-MODEL_TEST := $(addprefix $(B)/kernels/test_gpu_,model lora quantized)
+MODEL_TEST := $(addprefix $(B)/kernels/test_gpu_,model lora quantized reuse pipeline)
 $(B)/kernels/assay-worker-cuda: $(call objects,cuda/main.c) $(GPU) $(DOUBLES) $(QUICK_BENCH) $(B)/lib/assay.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
