@@ -346,10 +346,16 @@ int reply_results(struct broker *b, const struct envelope *env, struct slice id,
 static void write_score(struct broker *b, const struct envelope *env, struct slice id,
     const struct store_job *j, const struct reply_part *p)
 {
-    struct msg_writer *w = outbox_ok(b->outbox, env, id, 4 + (uint32_t)(j->made_otherwise != 0));
+    const struct model_info *m = model_of_mode(b, j->mode);
+    struct msg_writer *w =
+        outbox_ok(b->outbox, env, id, 4 + 2u * (m != NULL) + (uint32_t)(j->made_otherwise != 0));
     msg_key_int(w, "job", j->job);
     msg_key_str(w, "key", j->key);
     msg_key_int(w, "started_ms", b->started_ms);
+    if (m) {
+        msg_key_str(w, "digest", m->digest);
+        msg_key_str(w, "mode", m->mode);
+    }
     if (j->made_otherwise)
         msg_key_str(w, "made_otherwise", j->reason);
     write_rows(w, p);
