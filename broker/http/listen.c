@@ -6,6 +6,7 @@
 #include <microhttpd.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +26,7 @@
 struct listener {
     struct MHD_Daemon *daemon;
     int fd;
+    atomic_int takes_none;
     char *cert, *key;
 };
 
@@ -151,6 +153,16 @@ static int read_pem(const char *path, char **text, struct err *e)
     return is_whole ? 0 : err_set(e, ASSAY_EFORMAT, "%s: expected a file in PEM", path);
 }
 
+/* MHD_quiesce_daemon is not for this: where one of its threads is faster to leave the socket, it ends
+ * the process. */
+static enum MHD_Result accepts(void *cls, const struct sockaddr *address, socklen_t size)
+{
+    struct listener *l = cls;
+    (void)address;
+    (void)size;
+    return atomic_load(&l->takes_none) ? MHD_NO : MHD_YES;
+}
+
 static int start_daemon(struct listener *l, struct server *s, struct err *e)
 {
     const struct http_options *o = s->options;
@@ -159,7 +171,7 @@ static int start_daemon(struct listener *l, struct server *s, struct err *e)
     struct MHD_OptionItem tls[] = {{MHD_OPTION_HTTPS_MEM_CERT, 0, l->cert},
         {MHD_OPTION_HTTPS_MEM_KEY, 0, l->key}, {MHD_OPTION_END, 0, NULL}};
     struct MHD_OptionItem none[] = {{MHD_OPTION_END, 0, NULL}};
-    l->daemon = MHD_start_daemon(flags, 0, NULL, NULL, exchange_step, s, MHD_OPTION_EXTERNAL_LOGGER,
+    l->daemon = MHD_start_daemon(flags, 0, accepts, l, exchange_step, s, MHD_OPTION_EXTERNAL_LOGGER,
         on_log, NULL, MHD_OPTION_LISTEN_SOCKET, l->fd, MHD_OPTION_THREAD_POOL_SIZE,
         (unsigned)THREADS, MHD_OPTION_CONNECTION_LIMIT,
         (unsigned)(o->max_connections > THREADS ? o->max_connections : THREADS),
@@ -196,7 +208,7 @@ int listener_new(struct listener **out, struct server *s, struct err *e)
 
 void listener_quiesce(struct listener *l)
 {
-    MHD_quiesce_daemon(l->daemon);
+    atomic_store(&l->takes_none, 1);
 }
 
 void listener_free(struct listener **out)
