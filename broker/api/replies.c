@@ -283,9 +283,14 @@ int reply_status(struct broker *b, const struct envelope *env, const struct requ
     char failure[BLOCKED_BYTES] = "";
     if (is_waiting(&j) && (rc = blocked_why(b, job, failure, e)) != 0)
         return rc;
-    struct msg_writer *w =
-        outbox_ok(b->outbox, env, q->id, job_fields(&j) + (uint32_t)(failure[0] != 0));
+    const struct model_info *m = reply_model_of(b, j.mode);
+    uint32_t n = job_fields(&j) + (uint32_t)(failure[0] != 0) + 2u * (m != NULL);
+    struct msg_writer *w = outbox_ok(b->outbox, env, q->id, n);
     write_job(w, &j);
+    if (m) {
+        msg_key_str(w, "digest", m->digest);
+        msg_key_str(w, "mode", m->mode);
+    }
     if (failure[0])
         msg_key_str(w, "failure", failure);
     return 0;

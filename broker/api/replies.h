@@ -17,6 +17,9 @@ const char *job_state_name(enum job_state state);
 
 /* ---- reply_results.c: replies with results, made in parts ---- */
 
+/* The model that has this mode; NULL: it is not served. */
+const struct model_info *reply_model_of(const struct broker *b, int64_t mode);
+
 /* A reply that takes longer than a call may. One thread; free it unless it is NULL. */
 struct reply_part;
 enum { REPLY_MORE = 2 };

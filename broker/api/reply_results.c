@@ -165,8 +165,7 @@ void reply_part_free(struct reply_part **part)
     *part = NULL;
 }
 
-/* The model that has this mode; NULL: it is not served. */
-static const struct model_info *model_of_mode(const struct broker *b, int64_t mode)
+const struct model_info *reply_model_of(const struct broker *b, int64_t mode)
 {
     int place = store_place_of(b->store, mode);
     return place < 0 ? NULL : &b->models[place]->info;
@@ -226,7 +225,7 @@ static void write_result(
     struct msg_writer *w, const struct store_result_row *r, const struct reply_part *p)
 {
     uint32_t members = count_members(r), failed = r->error_code != NULL;
-    const struct model_info *m = model_of_mode(p->broker, r->mode);
+    const struct model_info *m = reply_model_of(p->broker, r->mode);
     uint32_t each = members ? 1 : values_each(r, m);
     int has_labels = !failed && each > 1 && m && m->labels;
     int is_another = !failed && m && r->pool.activation != m->pool.activation;
@@ -346,7 +345,7 @@ int reply_results(struct broker *b, const struct envelope *env, struct slice id,
 static void write_score(struct broker *b, const struct envelope *env, struct slice id,
     const struct store_job *j, const struct reply_part *p)
 {
-    const struct model_info *m = model_of_mode(b, j->mode);
+    const struct model_info *m = reply_model_of(b, j->mode);
     struct msg_writer *w =
         outbox_ok(b->outbox, env, id, 4 + 2u * (m != NULL) + (uint32_t)(j->made_otherwise != 0));
     msg_key_int(w, "job", j->job);
