@@ -103,17 +103,6 @@ static void note_full(struct link *l, const struct err *e)
     pthread_mutex_unlock(&l->lock);
 }
 
-static void read_refusal(const json_t *reply, struct err *e)
-{
-    const json_t *err = json_object_get(reply, "err");
-    const char *code = json_string_value(json_object_get(err, "code"));
-    const char *message = json_string_value(json_object_get(err, "message"));
-    const char *field = json_string_value(json_object_get(err, "field"));
-    err_field(e, results_code(code ? code : "", code ? strlen(code) : 0), field ? field : "", "%s",
-        message ? message : "the broker gave no reason");
-    e->retry_after_ms = (uint32_t)json_integer_value(json_object_get(err, "retry_after_ms"));
-}
-
 static void take_refusal(struct link *l, struct job *job, const struct err *e)
 {
     int is_form =
@@ -229,7 +218,7 @@ static void take_reply(struct link *l, struct slice bytes)
         return take_card(l, whole);
     if (reply.id == ID_STALE && reply.is_ok)
         take_stale(l, whole);
-    read_refusal(whole, &e);
+    results_refusal(bytes, &e);
     json_decref(whole);
     if (job)
         take_refusal(l, job, &e);

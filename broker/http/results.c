@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/http/pack.h"
 #include "schema/alloc.h"
 
 #define LOWEST_CODE (-40) /* below it are codes that are never sent */
@@ -99,6 +100,10 @@ static int read_field(struct msg_reader *r, struct slice key, struct row_result 
         return read_steps(r, row, e);
     if (slice_is(key, "error") && row->code == 0)
         return read_error(r, row, e);
+    if (slice_is(key, "i"))
+        return msg_read_int(r, "", 0, INT64_MAX, &row->i, e);
+    if (slice_is(key, "id") && msg_peek(r) == MSG_INT)
+        return msg_read_int(r, "", INT64_MIN, INT64_MAX, &row->id, e);
     if (slice_is(key, "n_tokens"))
         return msg_read_int(r, "", 0, INT64_MAX, &row->n_tokens, e);
     return msg_read_raw(r, "", MSG_MAX_DEPTH, &skipped, e);
@@ -109,6 +114,7 @@ static int read_row(struct msg_reader *r, struct row_result *row, struct err *e)
     uint32_t n;
     struct slice key;
     int rc = msg_read_map(r, "", &n, e);
+    row->i = row->id = -1;
     for (uint32_t i = 0; rc == 0 && i < n; i++) {
         rc = msg_read_str(r, "", &key, e);
         if (rc == 0)
@@ -117,6 +123,33 @@ static int read_row(struct msg_reader *r, struct row_result *row, struct err *e)
     if (rc == 0 && row->code == 0 && (!row->is_read || (!row->values && row->n > 0)))
         rc = err_set(e, ASSAY_EBADMSG, "reply: a row has neither values nor an error");
     return rc;
+}
+
+uint32_t results_count(struct slice rows)
+{
+    struct msg_reader r;
+    struct err e;
+    uint32_t n = 0;
+    msg_reader_init(&r, rows.at, rows.len);
+    return msg_read_array(&r, "rows", &n, &e) == 0 ? n : 0;
+}
+
+int results_refusal(struct slice reply, struct err *e)
+{
+    struct msg_reader r;
+    struct err other;
+    json_t *whole = NULL;
+    msg_reader_init(&r, reply.at, reply.len);
+    pack_read(&r, &whole, &other);
+    const json_t *err = json_object_get(whole, "err");
+    const char *code = json_string_value(json_object_get(err, "code"));
+    const char *message = json_string_value(json_object_get(err, "message"));
+    const char *field = json_string_value(json_object_get(err, "field"));
+    err_field(e, results_code(code ? code : "", code ? strlen(code) : 0), field ? field : "", "%s",
+        message ? message : "the broker gave no reason");
+    e->retry_after_ms = (uint32_t)json_integer_value(json_object_get(err, "retry_after_ms"));
+    json_decref(whole);
+    return e->code;
 }
 
 int results_read(struct row_result *out, uint32_t n, struct slice rows, struct err *e)

@@ -12,7 +12,8 @@ struct row_result {
     int is_read;  /* a score or steps were there */
     int is_steps; /* a value for each position: not a score */
     int64_t n_tokens;
-    int code; /* 0, or the row's error */
+    int64_t i, id; /* its place in the job, and the number that it was sent with; -1: none */
+    int code;      /* 0, or the row's error */
     char *message;
 };
 
@@ -21,6 +22,12 @@ void row_result_release(struct row_result *r);
 /* Reads the broker's `rows`, exactly n of them. Returns 0, or ASSAY_EBADMSG: then nothing is read
  * that must be released. */
 int results_read(struct row_result *out, uint32_t n, struct slice rows, struct err *e);
+
+/* How many rows there are; 0 where that cannot be read. */
+uint32_t results_count(struct slice rows);
+
+/* The error of a reply with ok: false. Returns its code. */
+int results_refusal(struct slice reply, struct err *e);
 
 /* The code of an error's name on the wire; ASSAY_EINTERNAL for a name that this version does not
  * know. */

@@ -1,0 +1,142 @@
+/* call.c - see call.h. */
+#include "broker/http/call.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <zmq.h>
+
+#include "broker/http/pack.h"
+#include "broker/http/results.h"
+#include "schema/alloc.h"
+#include "schema/clock.h"
+#include "schema/request.h"
+
+#define REPLY_MS 30000
+#define LOOK_MS 100
+
+struct call {
+    void *zmq, *socket;
+    char endpoint[512];
+    int64_t id;
+    struct msg_writer request;
+    zmq_msg_t reply;
+    int has_reply;
+    atomic_int stops;
+};
+
+static int connect_socket(struct call *c, struct err *e)
+{
+    int none = 0, is_ipv6 = strncmp(c->endpoint, "tcp://[", 7) == 0;
+    c->socket = zmq_socket(c->zmq, ZMQ_DEALER);
+    if (c->socket && zmq_setsockopt(c->socket, ZMQ_LINGER, &none, sizeof none) == 0 &&
+        zmq_setsockopt(c->socket, ZMQ_IPV6, &is_ipv6, sizeof is_ipv6) == 0 &&
+        zmq_connect(c->socket, c->endpoint) == 0)
+        return 0;
+    return err_set(
+        e, ASSAY_EIO, "cannot connect to '%s': %s", c->endpoint, zmq_strerror(zmq_errno()));
+}
+
+int call_new(struct call **out, const char *endpoint, struct err *e)
+{
+    struct call *c = xcalloc(1, sizeof *c);
+    snprintf(c->endpoint, sizeof c->endpoint, "%s", endpoint);
+    msg_writer_init(&c->request);
+    c->zmq = zmq_ctx_new();
+    int rc = c->zmq ? connect_socket(c, e) : err_set(e, ASSAY_EIO, "zeromq: no context");
+    *out = c;
+    if (rc != 0)
+        call_free(out);
+    return rc;
+}
+
+static void drop_reply(struct call *c)
+{
+    if (c->has_reply)
+        zmq_msg_close(&c->reply);
+    c->has_reply = 0;
+}
+
+void call_free(struct call **out)
+{
+    struct call *c = *out;
+    *out = NULL;
+    if (!c)
+        return;
+    drop_reply(c);
+    if (c->socket)
+        zmq_close(c->socket);
+    if (c->zmq)
+        zmq_ctx_term(c->zmq);
+    msg_writer_release(&c->request);
+    free(c);
+}
+
+void call_stop(struct call *c)
+{
+    atomic_store(&c->stops, 1);
+}
+
+struct msg_writer *call_begin(struct call *c, const char *op, uint32_t n_fields)
+{
+    msg_writer_clear(&c->request);
+    msg_map(&c->request, n_fields + 3);
+    msg_key_int(&c->request, "v", REQUEST_VERSION);
+    msg_key_str(&c->request, "op", op);
+    msg_key_int(&c->request, "id", ++c->id);
+    return &c->request;
+}
+
+/* A message within wait_ms: 1, or 0. */
+static int receive(struct call *c, long wait_ms)
+{
+    zmq_pollitem_t item = {.socket = c->socket, .events = ZMQ_POLLIN};
+    drop_reply(c);
+    if (zmq_poll(&item, 1, wait_ms) <= 0)
+        return 0;
+    zmq_msg_init(&c->reply);
+    c->has_reply = 1;
+    return zmq_msg_recv(&c->reply, c->socket, ZMQ_DONTWAIT) >= 0;
+}
+
+/* Reads what tells replies apart. Returns 1 where it is the one to the request. */
+static int is_reply(const struct call *c, struct slice bytes, int *is_ok)
+{
+    struct msg_reader r;
+    struct slice key, value;
+    uint32_t n = 0;
+    int64_t id = 0;
+    struct err e;
+    msg_reader_init(&r, bytes.at, bytes.len);
+    int rc = msg_read_map(&r, "", &n, &e);
+    for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        rc = msg_read_str(&r, "", &key, &e);
+        if (rc == 0 && slice_is(key, "id") && msg_peek(&r) == MSG_INT)
+            rc = msg_read_int(&r, "", INT64_MIN, INT64_MAX, &id, &e);
+        else if (rc == 0 && slice_is(key, "ok"))
+            rc = msg_read_bool(&r, "", is_ok, &e);
+        else if (rc == 0)
+            rc = msg_read_raw(&r, "", MSG_MAX_DEPTH, &value, &e);
+    }
+    return rc == 0 && id == c->id;
+}
+
+int call_send(struct call *c, struct slice *reply, struct err *e)
+{
+    long long until_ms = now_mono_ms() + REPLY_MS;
+    int is_ok = 0;
+    if (zmq_send(c->socket, c->request.buffer.data, c->request.buffer.size, ZMQ_DONTWAIT) < 0)
+        return err_set(e, ASSAY_ENOTREADY, "the broker does not take requests");
+    while (!atomic_load(&c->stops) && now_mono_ms() < until_ms) {
+        if (!receive(c, LOOK_MS))
+            continue;
+        *reply = (struct slice){zmq_msg_data(&c->reply), zmq_msg_size(&c->reply)};
+        if (is_reply(c, *reply, &is_ok))
+            return is_ok ? 0 : results_refusal(*reply, e);
+    }
+    /* A request that was not answered is not to be answered later, to a broker that is back. */
+    zmq_close(c->socket);
+    if (connect_socket(c, e) != 0)
+        return e->code;
+    return err_set(e, ASSAY_ENOTREADY, "the broker does not answer");
+}
