@@ -12,7 +12,7 @@
 
 void ask_init(struct ask *ask, const struct card *card)
 {
-    *ask = (struct ask){.card = card, .asks.model = &card->models[0]};
+    *ask = (struct ask){.card = card, .asks.model = &card->models[0], .row_id = -1};
     rows_init(&ask->rows);
     ask->rows.max_rows = card->max_rows > 0 ? (uint32_t)card->max_rows : 1;
     ask->rows.max_bytes =
@@ -50,7 +50,7 @@ static char *copy_text(const char *text)
     return memcpy(xcalloc(n, 1), text, n);
 }
 
-static int choose(struct ask *ask, const json_t *body, struct err *e)
+int ask_choose(struct ask *ask, const json_t *body, struct err *e)
 {
     const char *model = NULL, *lora = NULL;
     int rc = field_text(body, "model", &model, e);
@@ -70,12 +70,14 @@ static int choose(struct ask *ask, const json_t *body, struct err *e)
 
 int ask_decode(struct ask *ask, ask_decoder *decoder, const json_t *body, struct err *e)
 {
-    int rc = choose(ask, body, e);
+    int rc = ask_choose(ask, body, e);
     return rc == 0 ? decoder(ask, body, e) : rc;
 }
 
-void ask_take_adapter(const struct ask *ask, struct row_options *o)
+void ask_begin_rows(const struct ask *ask, struct row_options *o)
 {
+    if (ask->row_id >= 0)
+        msg_int(row_options_add(o, "id"), ask->row_id);
     if (ask->asks.adapter)
         msg_str(row_options_add(o, "adapter"), ask->asks.adapter);
 }
@@ -147,7 +149,7 @@ int ask_begin_scores(struct ask *ask, const json_t *body, const struct field *co
     int rc = ask_needs_score(ask, e);
     if (rc == 0)
         rc = fields_check(body, lists, e);
-    ask_take_adapter(ask, o);
+    ask_begin_rows(ask, o);
     if (rc == 0)
         rc = fields_take_truncation(body, o, e);
     return rc == 0 ? fields_take_pool(body, ask->asks.model, NULL, o, e) : rc;

@@ -14,7 +14,14 @@
  *     results.c     what came of the rows
  *     answers.c     replies, by family; faults.c: errors as HTTP and vLLM have them
  *     card.c        what is known of the broker and its model
- *     metrics.c     counts, for Prometheus */
+ *     metrics.c     counts, for Prometheus
+ *
+ * With --files it has files of requests, too, which are scored while nobody waits:
+ *
+ *     folder.c      the directory; files.c: what is in it; upload.c: what comes to it
+ *     batches.c     batches, and the thread that works on them (batch_*.c); call.c: its requests to
+ *                   the broker
+ *     stored.c      what is asked of both */
 #ifndef ASSAY_HTTP_ASK_H
 #define ASSAY_HTTP_ASK_H
 
@@ -32,6 +39,7 @@ struct ask {
     char id[64];             /* the reply's `id` */
     struct card_choice asks; /* the model that scores, perhaps with an adapter */
     char *model;             /* its name to give back: the one that was asked with; owned */
+    int64_t row_id;          /* of every row, to know it by; -1: none */
     struct rows rows;
     int is_base64;     /* values as base64 of float32, little-endian */
     int is_sglang;     /* SGLang's body, and so its reply */
@@ -46,8 +54,10 @@ void ask_release(struct ask *ask);
 
 typedef int ask_decoder(struct ask *ask, const json_t *body, struct err *e);
 
-/* Chooses the model by the body's `model` (or SGLang's `lora_path`), then reads the body by its
- * decoder. Returns as that; ASSAY_EADAPTER for a model that there is not. */
+/* Chooses the model by the body's `model` (or SGLang's `lora_path`). Returns 0; ASSAY_EADAPTER for
+ * one that there is not; ASSAY_EBADREQ. */
+int ask_choose(struct ask *ask, const json_t *body, struct err *e);
+/* Chooses it, then reads the body by its decoder, and returns as both. */
 int ask_decode(struct ask *ask, ask_decoder *decoder, const json_t *body, struct err *e);
 
 /* Each reads a body, once the model is chosen, and appends the rows that it asks for, at least one.
@@ -64,12 +74,12 @@ ask_decoder ask_rm;         /* /rm: slime's */
 int ask_is_sglang(const json_t *body);
 
 /* What decoders share. */
-/* Names the adapter in every row, where one was chosen. */
-void ask_take_adapter(const struct ask *ask, struct row_options *o);
+/* What every row has by its request: the adapter, where one was chosen, and the id. */
+void ask_begin_rows(const struct ask *ask, struct row_options *o);
 /* Refuses a model that scores positions, for endpoints with one score a row. */
 int ask_needs_score(const struct ask *ask, struct err *e);
 /* Begins a request for one score a row: checks its fields against the lists (fields_check), and
- * takes the adapter, truncation and pooling. */
+ * takes truncation and pooling. */
 int ask_begin_scores(struct ask *ask, const json_t *body, const struct field *const *lists,
     struct row_options *o, struct err *e);
 /* Judges the rows: there is one, and the broker would take each. */

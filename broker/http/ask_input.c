@@ -120,7 +120,7 @@ static int decode_input(struct ask *ask, const json_t *body, const char *pool_ty
     struct row_options o;
     row_options_init(&o);
     int rc = fields_check(body, lists, e);
-    ask_take_adapter(ask, &o);
+    ask_begin_rows(ask, &o);
     if (rc == 0)
         rc = expect(body, "padding", "do_not_pad", e);
     if (rc == 0)
@@ -162,7 +162,7 @@ static int decode_sglang(struct ask *ask, const json_t *body, struct err *e)
     struct row_options o;
     row_options_init(&o);
     int rc = fields_check(body, lists, e);
-    ask_take_adapter(ask, &o);
+    ask_begin_rows(ask, &o);
     if (rc == 0)
         rc = fields_take_pool(body, ask->asks.model, NULL, &o, e);
     if (rc == 0)

@@ -9,24 +9,31 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "broker/http/body.h"
 #include "broker/http/faults.h"
 #include "broker/http/headers.h"
 #include "broker/http/pages.h"
 #include "broker/http/routes.h"
+#include "broker/http/stored.h"
+#include "broker/http/upload.h"
 #include "schema/alloc.h"
 #include "schema/clock.h"
 #include "schema/log.h"
 
 #define ONE_ASK 4 /* times the largest body: most bytes of one request's rows */
 #define FIRST_ROOM 4096
+#define FORM_BYTES 65536 /* of an upload, beside the file */
 
 struct exchange {
     struct server *server;
     struct MHD_Connection *connection;
     struct peer *peer;
     const struct route *route;
+    char path_id[FOLDER_ID_BYTES]; /* what stands for {id} in the route's path */
+    unsigned method;               /* routes.h */
+    struct upload *upload;         /* NULL: the body is none */
     long long began_us;
     unsigned status;
     /* The body, as it comes. */
@@ -40,9 +47,16 @@ struct exchange {
     int is_asked;
 };
 
-static int is_post(const char *method)
+/* Is the body a request in JSON? */
+static int takes_json(const struct exchange *x)
 {
-    return strcmp(method, "POST") == 0;
+    return x->route->kind == ROUTE_SCORES ||
+           (x->route->kind == ROUTE_BATCHES && x->method == ROUTE_POST);
+}
+
+static int is_upload(const struct exchange *x)
+{
+    return x->route->kind == ROUTE_FILES && x->method == ROUTE_POST;
 }
 
 static struct peer *peer_of(struct MHD_Connection *connection)
@@ -83,7 +97,7 @@ static enum MHD_Result reply_fault(struct exchange *x, int status, const struct 
             : status == 405 ? "Allow"
                             : "Retry-After",
             status == 401   ? "Bearer"
-            : status == 405 ? (x->route && x->route->kind == ROUTE_SCORES ? "POST" : "GET, HEAD")
+            : status == 405 ? (x->route ? route_allowed(x->route) : "")
                             : retry},
         {NULL, NULL}};
     int has_header = status == 401 || status == 405 || status == 503;
@@ -117,10 +131,30 @@ static int check_key(const struct exchange *x, const struct head *head, struct e
     return 401;
 }
 
+/* What the head says of the body. */
+static int check_body(const struct exchange *x, const struct head *head, struct err *e)
+{
+    const struct http_options *o = x->server->options;
+    if (takes_json(x))
+        return head_check_body(head, (size_t)o->max_body_bytes, e);
+    if (is_upload(x))
+        return head_check_upload(head, (size_t)o->max_file_bytes + FORM_BYTES, e);
+    return x->route->kind == ROUTE_CANCEL ? head_check_empty(head, e) : 0;
+}
+
+static int check_stored(const struct exchange *x, struct err *e)
+{
+    if (!route_is_stored(x->route) || x->server->stored)
+        return 0;
+    err_set(e, ASSAY_EUNSUPPORTED,
+        "%s: files and batches are kept where assay-http was started with --files DIR",
+        x->route->path);
+    return 501;
+}
+
 static int check_head(
     const struct exchange *x, const struct head *head, const char *method, struct err *e)
 {
-    int is_get = strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0;
     int status = head_check(head, e);
     if (status == 0)
         status = check_key(x, head, e);
@@ -128,14 +162,16 @@ static int check_head(
         err_set(e, ASSAY_EGONE, "Not Found");
         status = 404;
     }
-    if (status == 0 && (x->route->kind == ROUTE_SCORES ? !is_post(method) : !is_get)) {
+    if (status == 0 && !(x->route->methods & x->method)) {
         err_set(e, ASSAY_EBADREQ, "%s: expected another method than %.20s", x->route->path, method);
         status = 405;
     }
-    if (status == 0 && x->route->kind == ROUTE_SCORES)
-        status = head_check_body(head, (size_t)x->server->options->max_body_bytes, e);
-    if (status == 0 && x->route->kind == ROUTE_SCORES)
-        status = head_check_query(x->connection, x->route->argument, e);
+    if (status == 0)
+        status = check_stored(x, e);
+    if (status == 0)
+        status = check_body(x, head, e);
+    if (status == 0 && (x->route->kind == ROUTE_SCORES || route_is_stored(x->route)))
+        status = head_check_query(x->connection, x->route->arguments, e);
     return status;
 }
 
@@ -155,18 +191,30 @@ static void make_id(struct exchange *x, const char *given)
         snprintf(x->ask.id, sizeof x->ask.id, "%s-%s", x->route->id, hex);
 }
 
+static int begin_upload(struct exchange *x, const struct head *head, struct err *e)
+{
+    struct stored *s = x->server->stored;
+    uint64_t bytes = head->length ? strtoull(head->length, NULL, 10) : 0;
+    x->upload = upload_new(x->connection, s->files, s->folder, bytes, e);
+    return x->upload ? 0 : fault_status(e->code);
+}
+
 static enum MHD_Result begin(struct exchange *x, const char *url, const char *method)
 {
     struct head head;
     struct err e = {0};
     head_read(&head, x->connection);
-    x->route = route_find(url);
+    x->route = route_find(url, x->path_id);
+    x->method = route_method(method);
     int status = check_head(x, &head, method, &e);
+    if (status == 0 && is_upload(x))
+        status = begin_upload(x, &head, &e);
     if (status != 0)
         return reply_fault(x, status, &e, 1);
-    if (x->route->kind != ROUTE_SCORES)
+    if (!takes_json(x) && !x->upload)
         return MHD_YES;
-    make_id(x, head.request_id);
+    if (x->route->kind == ROUTE_SCORES)
+        make_id(x, head.request_id);
     if (x->peer)
         peer_sends_body(x->server->peers, x->peer);
     return MHD_YES;
@@ -212,7 +260,10 @@ static void keep(struct exchange *x, const char *bytes, size_t n)
 
 static enum MHD_Result take_body(struct exchange *x, const char *upload, size_t *n_upload)
 {
-    keep(x, upload, *n_upload);
+    if (!x->upload)
+        keep(x, upload, *n_upload);
+    else if (upload_take(x->upload, upload, *n_upload) != 0)
+        x->n_dropped += *n_upload;
     if (x->peer)
         peer_has_sent(x->server->peers, x->peer, *n_upload);
     *n_upload = 0;
@@ -309,6 +360,55 @@ static enum MHD_Result show(struct exchange *x)
     return reply(x, 200, page.text, page.type, NULL, 0);
 }
 
+/* ---- files and batches ---- */
+
+/* The body is freed with the exchange. */
+static enum MHD_Result reply_contents(struct exchange *x, const struct page *page)
+{
+    struct MHD_Response *response =
+        MHD_create_response_from_fd64((uint64_t)page->size, page->fd); /* which it closes */
+    if (!response)
+        return close(page->fd), MHD_NO;
+    MHD_add_response_header(response, "Content-Type", page->type);
+    x->status = 200;
+    if (x->peer)
+        peer_waits(x->server->peers, x->peer, NULL); /* for its bytes, as long as it reads them */
+    enum MHD_Result rc = MHD_queue_response(x->connection, 200, response);
+    MHD_destroy_response(response);
+    return rc;
+}
+
+static enum MHD_Result reply_page(struct exchange *x, struct page *page)
+{
+    int status = page->status ? page->status : fault_status(page->error.code);
+    if (page->error.code == 0 && page->fd >= 0)
+        return reply_contents(x, page);
+    if (page->error.code == 0 && !page->text) {
+        err_set(&page->error, ASSAY_EINTERNAL, "no memory for the page");
+        status = 500;
+    }
+    if (page->error.code != 0)
+        return reply_fault(x, status, &page->error, x->refusal.code != 0);
+    return reply(x, 200, page->text, page->type, NULL, 0);
+}
+
+static enum MHD_Result show_stored(struct exchange *x)
+{
+    struct page page = {.error = x->refusal, .fd = -1};
+    struct stored_request q = {
+        .route = x->route, .id = x->path_id, .method = x->method, .connection = x->connection};
+    json_t *body = NULL, *object = NULL;
+    if (x->upload && upload_end(x->upload, &object, &page.error) == 0)
+        stored_answer_object(&page, object);
+    if (!x->upload && page.error.code == 0 &&
+        (!takes_json(x) || body_parse(x->body, x->n_body, &body, &page.error) == 0)) {
+        q.body = body;
+        stored_answer(&page, x->server->stored, &q);
+    }
+    json_decref(body);
+    return reply_page(x, &page);
+}
+
 /* ---- libmicrohttpd's side ---- */
 
 static struct exchange *exchange_new(struct server *server, struct MHD_Connection *connection)
@@ -333,6 +433,8 @@ enum MHD_Result exchange_step(void *cls, struct MHD_Connection *connection, cons
     }
     if (*n_upload > 0)
         return take_body(x, upload, n_upload);
+    if (route_is_stored(x->route))
+        return show_stored(x);
     if (x->route->kind != ROUTE_SCORES)
         return show(x);
     return x->is_asked ? answer(x) : ask(x);
@@ -352,6 +454,7 @@ void exchange_end(
         peer_is_idle(x->server->peers, x->peer);
     metrics_note(x->server->metrics, route_index(x->route), status, now_mono_us() - x->began_us);
     drop_body(x);
+    upload_free(&x->upload);
     ticket_release(&x->ticket);
     ask_release(&x->ask);
     card_release(&x->card);

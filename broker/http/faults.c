@@ -17,6 +17,8 @@ int fault_status(int code)
         return 413;
     case ASSAY_EUNSUPPORTED:
         return 501;
+    case ASSAY_EFULL:
+        return 507;
     case ASSAY_EQUEUEFULL:
     case ASSAY_ENOTREADY:
     case ASSAY_ESTATE: /* held: its checkpoint or adapter is another now */
@@ -49,6 +51,8 @@ static const char *type_of(int status)
         return "NotFoundError";
     case 405:
         return "MethodNotAllowedError";
+    case 409:
+        return "ConflictError";
     case 413:
         return "PayloadTooLargeError";
     case 415:
@@ -59,6 +63,8 @@ static const char *type_of(int status)
         return "ServiceUnavailableError";
     case 504:
         return "GatewayTimeoutError";
+    case 507:
+        return "InsufficientStorageError";
     default:
         return status < 500 ? "BadRequestError" : "InternalServerError";
     }

@@ -20,7 +20,12 @@ void head_read(struct head *head, struct MHD_Connection *connection);
 int head_check(const struct head *head, struct err *e);
 /* The same of a request with a body: 411, 413, 415. */
 int head_check_body(const struct head *head, size_t max_bytes, struct err *e);
-/* Of the arguments behind the path: none but `known` (NULL: none at all), once, with a value.
+/* The same of an upload. */
+int head_check_upload(const struct head *head, size_t max_bytes, struct err *e);
+/* The same of a request that may have no body: one that is there must be empty. */
+int head_check_empty(const struct head *head, struct err *e);
+/* Of the arguments behind the path: none but `known`, names apart by spaces (NULL: none at all),
+ * each once, with a value.
  * Returns 0, or 400 with the argument's name. */
 int head_check_query(struct MHD_Connection *connection, const char *known, struct err *e);
 

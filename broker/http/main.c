@@ -14,6 +14,8 @@
 #include "broker/http/listen.h"
 #include "broker/http/options.h"
 #include "broker/http/server.h"
+#include "broker/http/stored.h"
+#include "schema/alloc.h"
 #include "schema/clock.h"
 #include "schema/endpoint.h"
 #include "schema/log.h"
@@ -69,6 +71,7 @@ static sigset_t block_signals(void)
     sigaddset(&set, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a write beyond `ulimit -f` fails instead */
     return set;
 }
 
@@ -108,6 +111,15 @@ static void send_last(struct server *s)
         nanosleep(&moment, NULL);
 }
 
+static int open_stored(struct server *s, const char *endpoint, struct err *e)
+{
+    struct batches_options options = {.link = s->link,
+        .endpoint = endpoint,
+        .max_line_bytes = (size_t)s->options->max_body_bytes};
+    s->stored = xcalloc(1, sizeof *s->stored);
+    return stored_open(s->stored, &options, s->options->files, s->options->max_file_bytes, e);
+}
+
 static int run(struct server *s, const sigset_t *set, struct err *e)
 {
     char endpoint[512];
@@ -118,14 +130,22 @@ static int run(struct server *s, const sigset_t *set, struct err *e)
         rc = keys_read(&s->keys, s->options->api_keys, e);
     if (rc == 0)
         rc = link_new(&s->link, &link, e);
+    if (rc == 0 && s->options->files)
+        rc = open_stored(s, endpoint, e);
     if (rc == 0)
         rc = listener_new(&l, s, e);
     if (rc == 0)
         serve(s, l, set);
     if (s->link)
         link_stop(s->link);
+    if (s->stored)
+        stored_stop(s->stored);
     send_last(s);
     listener_free(&l);
+    if (s->stored)
+        stored_close(s->stored);
+    free(s->stored);
+    s->stored = NULL;
     link_free(&s->link);
     keys_free(&s->keys);
     if (dir_fd >= 0)

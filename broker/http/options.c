@@ -39,6 +39,12 @@ static const struct {
         offsetof(struct http_options, tls_cert), 0, 0},
     {"tls-key", "FILE", "its private key in PEM", TEXT, offsetof(struct http_options, tls_key), 0,
         0},
+    {"files", "DIR",
+        "where uploaded files and batches are kept, of this user alone; without it /v1/files and "
+        "/v1/batches are refused",
+        TEXT, offsetof(struct http_options, files), 0, 0},
+    {"max-file-bytes", "N", "largest file of an upload (default 512 MiB)", NUMBER,
+        offsetof(struct http_options, max_file_bytes), 1024, 1ll << 40},
     {"max-body-bytes", "N", "largest body of a request (default 16 MiB)", NUMBER,
         offsetof(struct http_options, max_body_bytes), 1024, 1 << 30},
     {"max-connections", "N", "most connections at a time (default 4096)", NUMBER,
@@ -121,6 +127,7 @@ int http_options_parse(struct http_options *o, int argc, char **argv)
     *o = (struct http_options){.listen = "127.0.0.1:8000",
         .max_body_bytes = 16 << 20,
         .max_connections = 4096,
+        .max_file_bytes = 512 << 20,
         .timeout_s = 600,
         .log_level = LOG_LEVEL_INFO};
     for (int i = 0; i < N_OPTIONS; i++)
@@ -153,7 +160,9 @@ void http_options_print_help(void)
            "  curl -s localhost:8000/classify -H 'Content-Type: application/json' \\\n"
            "    -d '{\"input\": \"3 + 4 = 7\"}'\n"
            "  assay-http --data assay-data --listen 0.0.0.0:8443 --api-keys keys.txt \\\n"
-           "    --tls-cert cert.pem --tls-key key.pem\n\nOptions:\n");
+           "    --tls-cert cert.pem --tls-key key.pem\n"
+           "  assay-http --data assay-data --files assay-files   # with OpenAI's files and "
+           "batches\n\nOptions:\n");
     for (int k = 0; k < N_OPTIONS; k++) {
         char left[48];
         snprintf(left, sizeof left, "--%s %s", table[k].name, table[k].argument);

@@ -7,10 +7,10 @@
 #include "broker/http/card.h"
 
 struct http_options {
-    const char *connect, *data, *listen, *api_keys, *tls_cert, *tls_key;
+    const char *connect, *data, *listen, *api_keys, *tls_cert, *tls_key, *files;
     const char *names[CARD_MAX_NAMES]; /* --served-model-name */
     int n_names;
-    int64_t max_body_bytes, timeout_s, max_connections, log_level;
+    int64_t max_body_bytes, timeout_s, max_connections, max_file_bytes, log_level;
     int help, version;
 };
 

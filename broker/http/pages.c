@@ -81,7 +81,7 @@ static void write_ready(struct page *page, const struct server *server, const st
 void page_write(struct page *page, struct server *server, const struct route *route)
 {
     struct card *card = link_card(server->link);
-    *page = (struct page){.type = "application/json"};
+    *page = (struct page){.type = "application/json", .fd = -1};
     if (route->kind == ROUTE_VERSION) {
         page->text = strdup("{\"version\":\"" ASSAY_VERSION "\"}");
     } else if (route->kind == ROUTE_METRICS) {

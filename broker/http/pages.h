@@ -6,8 +6,11 @@
 #include "broker/http/server.h"
 
 struct page {
-    struct err error; /* code 0: there is a text */
+    struct err error; /* code 0: there is a text, or a file */
+    int status;       /* of the error; 0: that of its code */
     char *text;       /* the caller frees it */
+    int fd;           /* -1: no file; the caller closes it */
+    int64_t size;     /* of the file */
     const char *type;
 };
 

@@ -3,23 +3,43 @@
 
 #include <string.h>
 
+#define SCORES(path, id, decode, reply, arguments)                                                 \
+    {                                                                                              \
+        path, ROUTE_SCORES, ROUTE_POST, id, decode, reply, arguments                               \
+    }
+#define PAGE(path, kind)                                                                           \
+    {                                                                                              \
+        path, kind, ROUTE_GET, NULL, NULL, NULL, NULL                                              \
+    }
+#define STORED(path, kind, methods, arguments)                                                     \
+    {                                                                                              \
+        path, kind, methods, NULL, NULL, NULL, arguments                                           \
+    }
+
 static const struct route routes[] = {
-    {"/classify", ROUTE_SCORES, "classify", ask_classify, answer_classify, NULL},
-    {"/v1/classify", ROUTE_SCORES, "classify", ask_classify, answer_classify, NULL},
-    {"/v1/embeddings", ROUTE_SCORES, "embd", ask_embeddings, answer_embeddings, NULL},
-    {"/pooling", ROUTE_SCORES, "pooling", ask_pooling, answer_pooling, NULL},
-    {"/score", ROUTE_SCORES, "score", ask_score, answer_score, NULL},
-    {"/v1/score", ROUTE_SCORES, "score", ask_score, answer_score, NULL},
-    {"/rerank", ROUTE_SCORES, "rerank", ask_rerank, answer_rerank, NULL},
-    {"/v1/rerank", ROUTE_SCORES, "rerank", ask_rerank, answer_rerank, NULL},
-    {"/v2/rerank", ROUTE_SCORES, "rerank", ask_rerank, answer_rerank, NULL},
-    {"/get_reward", ROUTE_SCORES, "reward", ask_get_reward, answer_get_reward, NULL},
-    {"/rm", ROUTE_SCORES, "rm", ask_rm, answer_rm, "prompt"},
-    {"/health", ROUTE_HEALTH, NULL, NULL, NULL, NULL},
-    {"/ready", ROUTE_READY, NULL, NULL, NULL, NULL},
-    {"/v1/models", ROUTE_MODELS, NULL, NULL, NULL, NULL},
-    {"/version", ROUTE_VERSION, NULL, NULL, NULL, NULL},
-    {"/metrics", ROUTE_METRICS, NULL, NULL, NULL, NULL},
+    SCORES("/classify", "classify", ask_classify, answer_classify, NULL),
+    SCORES("/v1/classify", "classify", ask_classify, answer_classify, NULL),
+    SCORES("/v1/embeddings", "embd", ask_embeddings, answer_embeddings, NULL),
+    SCORES("/pooling", "pooling", ask_pooling, answer_pooling, NULL),
+    SCORES("/v1/pooling", "pooling", ask_pooling, answer_pooling, NULL),
+    SCORES("/score", "score", ask_score, answer_score, NULL),
+    SCORES("/v1/score", "score", ask_score, answer_score, NULL),
+    SCORES("/rerank", "rerank", ask_rerank, answer_rerank, NULL),
+    SCORES("/v1/rerank", "rerank", ask_rerank, answer_rerank, NULL),
+    SCORES("/v2/rerank", "rerank", ask_rerank, answer_rerank, NULL),
+    SCORES("/get_reward", "reward", ask_get_reward, answer_get_reward, NULL),
+    SCORES("/rm", "rm", ask_rm, answer_rm, "prompt"),
+    PAGE("/health", ROUTE_HEALTH),
+    PAGE("/ready", ROUTE_READY),
+    PAGE("/v1/models", ROUTE_MODELS),
+    PAGE("/version", ROUTE_VERSION),
+    PAGE("/metrics", ROUTE_METRICS),
+    STORED("/v1/files", ROUTE_FILES, ROUTE_GET | ROUTE_POST, "after limit order purpose"),
+    STORED("/v1/files/{id}", ROUTE_FILE, ROUTE_GET | ROUTE_DELETE, NULL),
+    STORED("/v1/files/{id}/content", ROUTE_CONTENT, ROUTE_GET, NULL),
+    STORED("/v1/batches", ROUTE_BATCHES, ROUTE_GET | ROUTE_POST, "after limit"),
+    STORED("/v1/batches/{id}", ROUTE_BATCH, ROUTE_GET, NULL),
+    STORED("/v1/batches/{id}/cancel", ROUTE_CANCEL, ROUTE_POST, NULL),
 };
 
 #define N_ROUTES ((int)(sizeof routes / sizeof routes[0]))
@@ -30,10 +50,30 @@ const struct route *route_at(int k)
     return k >= 0 && k < N_ROUTES ? &routes[k] : NULL;
 }
 
-const struct route *route_find(const char *path)
+/* Is it the route's path? What stands for {id} is not empty and has no slash. */
+static int is_path(const char *route, const char *path, char id[FOLDER_ID_BYTES])
+{
+    const char *brace = strchr(route, '{');
+    size_t before = brace ? (size_t)(brace - route) : strlen(route);
+    id[0] = '\0';
+    if (!brace)
+        return strcmp(route, path) == 0;
+    if (strncmp(route, path, before) != 0)
+        return 0;
+    size_t n = strcspn(path + before, "/");
+    if (n == 0 || strcmp(path + before + n, strchr(brace, '}') + 1) != 0)
+        return 0;
+    /* one that is too long is none of ours, and stays one that is not found */
+    size_t kept = n < FOLDER_ID_BYTES ? n : FOLDER_ID_BYTES - 1;
+    memcpy(id, path + before, kept);
+    id[kept] = '\0';
+    return 1;
+}
+
+const struct route *route_find(const char *path, char id[FOLDER_ID_BYTES])
 {
     for (int k = 0; k < N_ROUTES; k++)
-        if (strcmp(routes[k].path, path) == 0)
+        if (is_path(routes[k].path, path, id))
             return &routes[k];
     return NULL;
 }
@@ -41,4 +81,32 @@ const struct route *route_find(const char *path)
 int route_index(const struct route *route)
 {
     return route ? (int)(route - routes) : ROUTES_MOST;
+}
+
+unsigned route_method(const char *method)
+{
+    if (strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0)
+        return ROUTE_GET;
+    return strcmp(method, "POST") == 0     ? ROUTE_POST
+           : strcmp(method, "DELETE") == 0 ? ROUTE_DELETE
+                                           : 0;
+}
+
+int route_is_stored(const struct route *route)
+{
+    return route->kind >= ROUTE_FILES;
+}
+
+const char *route_allowed(const struct route *route)
+{
+    switch (route->methods) {
+    case ROUTE_GET:
+        return "GET, HEAD";
+    case ROUTE_POST:
+        return "POST";
+    case ROUTE_GET | ROUTE_DELETE:
+        return "GET, HEAD, DELETE";
+    default:
+        return "GET, HEAD, POST";
+    }
 }

@@ -12,14 +12,17 @@
 #include "broker/http/options.h"
 #include "broker/http/peers.h"
 
+struct stored;
+
 struct server {
     const struct http_options *options;
     struct link *link;
     struct keys *keys; /* NULL: none are asked for */
     struct metrics *metrics;
     struct peers *peers;
-    struct budget bytes; /* of bodies, rows and messages of all requests that are not over */
-    atomic_int n_open;   /* requests that are not over */
+    struct stored *stored; /* files and batches; NULL: --files was not given */
+    struct budget bytes;   /* of bodies, rows and messages of all requests that are not over */
+    atomic_int n_open;     /* requests that are not over */
     long long started_ms;
 };
 

@@ -1,0 +1,205 @@
+/* batch_lines.c - see batch_lines.h. */
+#include "broker/http/batch_lines.h"
+
+#include <errno.h>
+#include <sodium.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "broker/http/body.h"
+#include "broker/http/fields.h"
+#include "schema/alloc.h"
+
+#define PIECE_BYTES (1 << 20)
+#define ID_BYTES 512
+#define HASH_BYTES 16
+
+/* ---- where the lines are ---- */
+
+static int note_begin(struct lines *l, uint32_t *room, int64_t at, struct err *e)
+{
+    if (l->n == LINES_MOST)
+        return err_set(e, ASSAY_ETOOLARGE, "expected at most %u lines, found more", LINES_MOST);
+    if (l->n + 1 >= *room) {
+        *room = *room ? 2 * *room : 1024;
+        int64_t *more = xcalloc(*room + 1, sizeof *more);
+        if (l->n > 0)
+            memcpy(more, l->at, l->n * sizeof *more);
+        free(l->at);
+        l->at = more;
+    }
+    l->at[l->n++] = at;
+    return 0;
+}
+
+static int scan(struct lines *l, char *piece, struct err *e)
+{
+    int64_t at = 0;
+    int is_begin = 1, rc = 0;
+    uint32_t room = 0;
+    ssize_t got;
+    while (rc == 0 && (got = pread(l->fd, piece, PIECE_BYTES, at)) > 0) {
+        for (char *p = piece, *end = piece + got; rc == 0 && p < end;) {
+            if (is_begin)
+                rc = note_begin(l, &room, at + (p - piece), e);
+            char *newline = memchr(p, '\n', (size_t)(end - p));
+            is_begin = newline != NULL;
+            p = newline ? newline + 1 : end;
+        }
+        at += got;
+    }
+    if (rc == 0 && got < 0)
+        return err_errno(e, ASSAY_EIO, "the input file");
+    if (rc == 0 && l->n > 0)
+        l->at[l->n] = at;
+    return rc;
+}
+
+int lines_open(struct lines *l, int fd, size_t max_bytes, struct err *e)
+{
+    char *piece = xcalloc(PIECE_BYTES, 1);
+    *l = (struct lines){.fd = fd, .max_bytes = max_bytes};
+    int rc = scan(l, piece, e);
+    free(piece);
+    if (rc != 0)
+        lines_release(l);
+    return rc;
+}
+
+void lines_release(struct lines *l)
+{
+    if (l->fd >= 0)
+        close(l->fd);
+    free(l->at);
+    *l = (struct lines){.fd = -1};
+}
+
+/* ---- one line ---- */
+
+static int refuse(
+    struct err *e, const char **code, const char *name, const char *field, const char *why)
+{
+    *code = name;
+    return err_field(e, ASSAY_EBADREQ, field, "%s", why);
+}
+
+static int check_keys(const json_t *whole, const char **code, struct err *e)
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)whole, key, value)
+    {
+        if (strcmp(key, "custom_id") != 0 && strcmp(key, "method") != 0 &&
+            strcmp(key, "url") != 0 && strcmp(key, "body") != 0) {
+            *code = "unknown_parameter";
+            return err_field(e, ASSAY_EBADREQ, key,
+                "`%.80s`: expected custom_id, method, url and body, found another field", key);
+        }
+    }
+    return 0;
+}
+
+static int check_line(struct line *line, const char *url, const char **code, struct err *e)
+{
+    const char *id = NULL, *method = NULL, *to = NULL;
+    int rc = check_keys(line->whole, code, e);
+    if (rc != 0)
+        return rc;
+    if (field_text(line->whole, "custom_id", &id, e) != 1 || !*id || strlen(id) > ID_BYTES)
+        return refuse(e, code, "missing_required_parameter", "custom_id",
+            "`custom_id`: expected a text of 1 to 512 bytes");
+    if (field_text(line->whole, "method", &method, e) != 1 || strcmp(method, "POST") != 0)
+        return refuse(e, code, "invalid_method", "method", "`method`: expected POST");
+    if (field_text(line->whole, "url", &to, e) != 1 || strcmp(to, url) != 0) {
+        *code = "invalid_url";
+        return err_field(e, ASSAY_EBADREQ, "url",
+            "`url`: expected the batch's endpoint %s, found '%.80s'", url, to ? to : "none");
+    }
+    line->custom_id = id;
+    line->body = json_object_get(line->whole, "body");
+    if (!json_is_object(line->body))
+        return refuse(
+            e, code, "missing_required_parameter", "body", "`body`: expected a request's body");
+    return 0;
+}
+
+static int read_text(const struct lines *l, uint32_t k, char *text, size_t n, struct err *e)
+{
+    size_t done = 0;
+    while (done < n) {
+        ssize_t got = pread(l->fd, text + done, n - done, l->at[k] + (int64_t)done);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return err_errno(e, ASSAY_EIO, "the input file cannot be read");
+        done += (size_t)got;
+    }
+    return 0;
+}
+
+int lines_read(const struct lines *l, uint32_t k, const char *url, struct line *line,
+    const char **code, struct err *e)
+{
+    size_t n = (size_t)(l->at[k + 1] - l->at[k]);
+    *line = (struct line){0};
+    *code = "invalid_json_line";
+    if (n > l->max_bytes)
+        return err_set(
+            e, ASSAY_ETOOLARGE, "expected a line of at most %zu bytes, found more", l->max_bytes);
+    char *text = xcalloc(n + 1, 1);
+    int rc = read_text(l, k, text, n, e);
+    if (rc == 0 && (rc = body_parse(text, n, &line->whole, e)) != 0)
+        e->code = rc = ASSAY_EBADREQ;
+    free(text);
+    return rc == 0 ? check_line(line, url, code, e) : rc;
+}
+
+void line_release(struct line *line)
+{
+    json_decref(line->whole);
+    *line = (struct line){0};
+}
+
+/* ---- ids ---- */
+
+struct seen {
+    uint32_t mask;
+    unsigned char key[crypto_generichash_KEYBYTES]; /* so that nobody can make two ids alike */
+    unsigned char (*all)[HASH_BYTES];
+};
+
+struct seen *seen_new(uint32_t n_most)
+{
+    struct seen *s = xcalloc(1, sizeof *s);
+    uint32_t room = 16;
+    while (room < 2 * n_most)
+        room *= 2;
+    s->mask = room - 1;
+    s->all = xcalloc(room, sizeof *s->all);
+    randombytes_buf(s->key, sizeof s->key);
+    return s;
+}
+
+void seen_free(struct seen **s)
+{
+    if (*s)
+        free((*s)->all);
+    free(*s);
+    *s = NULL;
+}
+
+int seen_add(struct seen *s, const char *id)
+{
+    static const unsigned char none[HASH_BYTES];
+    unsigned char hash[HASH_BYTES];
+    uint32_t at;
+    crypto_generichash(
+        hash, sizeof hash, (const unsigned char *)id, strlen(id), s->key, sizeof s->key);
+    memcpy(&at, hash, sizeof at);
+    for (at &= s->mask; memcmp(s->all[at], none, HASH_BYTES) != 0; at = (at + 1) & s->mask)
+        if (memcmp(s->all[at], hash, HASH_BYTES) == 0)
+            return 1;
+    memcpy(s->all[at], hash, HASH_BYTES);
+    return 0;
+}

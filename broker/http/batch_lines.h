@@ -1,0 +1,41 @@
+/* batch_lines.h - a batch's input: lines of JSON, each a request with its custom_id. */
+#ifndef ASSAY_HTTP_BATCH_LINES_H
+#define ASSAY_HTTP_BATCH_LINES_H
+
+#include <jansson.h>
+
+#include "schema/err.h"
+
+#define LINES_MOST (1u << 20)
+
+struct lines {
+    int fd;      /* owned; -1: not open */
+    int64_t *at; /* [n + 1]: where each begins; the last: where the file ends */
+    uint32_t n;
+    size_t max_bytes; /* of one line */
+};
+
+/* Takes the descriptor over, also on failure, and finds the lines. Returns 0, ASSAY_ETOOLARGE for
+ * too many, or ASSAY_EIO. */
+int lines_open(struct lines *lines, int fd, size_t max_bytes, struct err *e);
+void lines_release(struct lines *lines);
+
+struct line {
+    json_t *whole; /* owned */
+    const char *custom_id;
+    const json_t *body;
+};
+
+/* Reads the k-th line, which must be a request to `url`. Returns 0; else a code with e->field the
+ * parameter, and *code as OpenAI has them. The caller releases the line either way. */
+int lines_read(const struct lines *lines, uint32_t k, const char *url, struct line *line,
+    const char **code, struct err *e);
+void line_release(struct line *line);
+
+/* The ids that were seen. */
+struct seen;
+struct seen *seen_new(uint32_t n_most);
+void seen_free(struct seen **seen);
+int seen_add(struct seen *seen, const char *id); /* 1: it was there already */
+
+#endif

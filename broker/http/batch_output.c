@@ -1,0 +1,98 @@
+/* batch_output.c - see batch_output.h. */
+#include "broker/http/batch_output.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define BUFFER_BYTES (1 << 16)
+
+static int begin(struct output *o, struct folder *folder, struct err *e)
+{
+    int fd = folder_temporary(folder, o->temporary, e);
+    if (fd < 0)
+        return fd;
+    o->stream = fdopen(fd, "w");
+    if (o->stream) {
+        setvbuf(o->stream, NULL, _IOFBF, BUFFER_BYTES);
+        return 0;
+    }
+    close(fd);
+    folder_drop(folder, o->temporary);
+    return err_errno(e, ASSAY_EIO, "a file of results");
+}
+
+/* The line without its body: `"body": null` where there is one, which the body then replaces. */
+static char *frame_of(const struct output_line *line, const char *id)
+{
+    json_t *response = line->status > 0 ? json_pack("{s:i, s:s}", "status_code", line->status,
+                                              "request_id", line->request_id)
+                                        : json_null();
+    json_t *error = line->status > 0
+                        ? json_null()
+                        : json_pack("{s:s, s:s}", "code", line->code, "message", line->message);
+    json_t *frame = json_pack("{s:s, s:s, s:o, s:o}", "id", id, "custom_id", line->custom_id,
+        "error", error, "response", response);
+    char *text = json_dumps(frame, JSON_COMPACT);
+    json_decref(frame);
+    return text;
+}
+
+int output_write(
+    struct output *o, struct folder *folder, const struct output_line *line, struct err *e)
+{
+    char id[FOLDER_ID_BYTES], of[FOLDER_ID_BYTES + 16];
+    int n = 0;
+    if (!o->stream && begin(o, folder, e) != 0)
+        return e->code;
+    snprintf(of, sizeof of, "%s %u", line->batch, line->number);
+    folder_id_of(id, "batch_req_", of);
+    char *frame = frame_of(line, id);
+    if (!frame)
+        return err_set(e, ASSAY_EINTERNAL, "a line of results cannot be written as JSON");
+    size_t len = strlen(frame);
+    if (line->status > 0) /* the response is last: its body goes in front of both braces */
+        n = fprintf(o->stream, "%.*s,\"body\":%s}}\n", (int)len - 2, frame, line->body);
+    else
+        n = fprintf(o->stream, "%s\n", frame);
+    free(frame);
+    o->bytes += n > 0 ? n : 0;
+    return n > 0 ? 0 : folder_write_error("a file of results", e);
+}
+
+int output_keep(struct output *o, struct files *files, const char *batch, const char *what,
+    int64_t expires_after_s, char id[FOLDER_ID_BYTES], struct err *e)
+{
+    char of[2 * FOLDER_ID_BYTES], name[2 * FOLDER_ID_BYTES];
+    json_t *object = NULL;
+    id[0] = '\0';
+    if (!o->stream)
+        return 0;
+    if (fflush(o->stream) != 0)
+        return folder_write_error("a file of results", e);
+    snprintf(of, sizeof of, "%s %s", batch, what);
+    snprintf(name, sizeof name, "%s_%s.jsonl", batch, what);
+    folder_id_of(id, FOLDER_FILE, of);
+    struct file_new file = {.id = id,
+        .name = name,
+        .purpose = "batch_output",
+        .bytes = o->bytes,
+        .expires_after_s = expires_after_s};
+    int rc = files_add(files, &file, fileno(o->stream), o->temporary, &object, e);
+    json_decref(object);
+    if (rc != 0)
+        return rc;
+    fclose(o->stream);
+    *o = (struct output){0};
+    return 0;
+}
+
+void output_drop(struct output *o, struct folder *folder)
+{
+    if (!o->stream)
+        return;
+    fclose(o->stream);
+    folder_drop(folder, o->temporary);
+    *o = (struct output){0};
+}
