@@ -91,7 +91,8 @@ struct broker {
     const struct options *options;
     struct devices devices; /* what the groups run on */
     const char *data;
-    int data_fd; /* descriptor of `data`, if its path is too long for a socket; else -1 */
+    struct front *front; /* NULL: no --http */
+    int data_fd;         /* descriptor of `data`, if its path is too long for a socket; else -1 */
     /* Those that are served, NULL where there is none; the first is for rows that name none. */
     struct served_model *models[BROKER_MODELS];
     struct catalog *catalog; /* the same, for the threads that prepare messages; NULL: one model */

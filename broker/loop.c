@@ -19,13 +19,14 @@
 #include "broker/api/sessions.h"
 #include "broker/api/waiters.h"
 #include "broker/dispatch.h"
+#include "broker/front.h"
 #include "broker/outcomes.h"
 #include "broker/transaction.h"
 #include "broker/workers_table.h"
 #include "schema/clock.h"
 #include "schema/log.h"
 
-#define MAX_POLL_ITEMS (4 + BROKER_MODELS * OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
+#define MAX_POLL_ITEMS (5 + BROKER_MODELS * OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
 /* A tick should take less than 20 ms, so that nobody waits for long. What requests write is
  * committed at its end, which takes about as long again; a thread syncs it. Two things are synced
  * here, and take as long as a busy disk likes: results, which no reader of the database may see
@@ -274,6 +275,7 @@ static int poll_items(struct broker *b, int signal_fd, zmq_pollitem_t *items)
     items[n++] = (zmq_pollitem_t){.fd = signal_fd, .events = ZMQ_POLLIN};
     items[n++] = (zmq_pollitem_t){.fd = store_sync_fd(b->store), .events = ZMQ_POLLIN};
     items[n++] = (zmq_pollitem_t){.fd = inbox_fd(b->inbox), .events = full ? 0 : ZMQ_POLLIN};
+    n += front_poll_item(b->front, items + n);
     for (int g = 0; g < b->n_groups; g++)
         n += group_poll_items(b->groups[g], items + n, MAX_POLL_ITEMS - n);
     return n;
@@ -283,6 +285,7 @@ static void start_draining(struct broker *b)
 {
     log_info("event=draining");
     b->draining = 1;
+    front_stop(b->front);
     for (int g = 0; g < b->n_groups; g++)
         group_stop(b->groups[g]);
 }
@@ -304,7 +307,7 @@ static int all_stopped(const struct broker *b)
     for (int g = 0; g < b->n_groups; g++)
         if (group_state(b->groups[g]) != GROUP_STOPPED)
             return 0;
-    return 1;
+    return front_is_over(b->front);
 }
 
 /* Opens the signalfd. Ctrl-C in a terminal also reaches a private broker, which ignores it: the
@@ -348,6 +351,7 @@ static long long tick(struct broker *b, long long *housekeeping_ms)
         next_ms = earlier(next_ms, group_tick(b->groups[g], now_ms));
     take_work(b);
     next_ms = earlier(next_ms, adapters_tick(b, now_ms));
+    next_ms = earlier(next_ms, front_tick(b->front, now_ms));
     take_requests(b);
     next_ms = earlier(next_ms, waiters_tick(b, now_ms));
     next_ms = earlier(next_ms, progress_tick(b, now_ms));

@@ -25,6 +25,7 @@
 #include "broker/api/waiters.h"
 #include "broker/broker.h"
 #include "broker/data_dir.h"
+#include "broker/front.h"
 #include "broker/loop.h"
 #include "broker/outcomes.h"
 #include "broker/sched/dedupe_index.h"
@@ -227,7 +228,7 @@ static int check_room_for_a_client(const struct broker *b, struct err *e)
     if (lowest >= 0)
         close(lowest);
     int group = GROUP_FILES + STAGE_FILES * (o->pp - 1) + RANK_FILES * o->tp * o->pp;
-    int first = lowest + LOOP_FILES + o->n_models * o->replicas * group;
+    int first = lowest + LOOP_FILES + (b->front != NULL) + o->n_models * o->replicas * group;
     if (lowest >= 0 && first < connections_end())
         return 0;
     return err_set(e, ASSAY_EIO,
@@ -238,6 +239,7 @@ static int check_room_for_a_client(const struct broker *b, struct err *e)
 
 static void close_broker(struct broker *b)
 {
+    front_free(&b->front);
     listen_end(&b->listeners);
     for (int g = 0; g < b->n_groups; g++)
         group_free(&b->groups[g]);
@@ -359,6 +361,8 @@ int main(int argc, char **argv)
         rc = open_sockets(&b, &e);
     if (rc == 0)
         rc = open_groups(&b, &e);
+    if (rc == 0 && options.http)
+        rc = front_new(&b.front, &options, data, &e);
     if (rc == 0)
         rc = check_room_for_a_client(&b, &e);
     int started = rc == 0;

@@ -39,6 +39,10 @@ static const struct {
         "where clients connect: ipc:///PATH or tcp://127.0.0.1:PORT; may be repeated (default "
         "ipc://<data>/broker.sock)",
         LISTEN, 0, 0, 0},
+    {"http", "HOST:PORT",
+        "start assay-http in front of this broker, listening there; what follows `--` are options "
+        "of assay-http",
+        TEXT, offsetof(struct options, http), 0, 0},
     {"device", "auto|cpu|cuda", "where the model runs (default auto: on GPUs if there are any)",
         DEVICE, 0, 0, 0},
     {"devices", "0,1,..",
@@ -150,6 +154,7 @@ const char options_examples[] =
     "  assayd --model ./my-reward-model\n"
     "  assayd --model ./my-reward-model --data /var/lib/assay --tp 2\n"
     "  assayd --model ./my-reward-model --device cuda --devices 0,1,2,3\n"
+    "  assayd --model ./my-reward-model --http 127.0.0.1:8000 -- --files ./assay-files\n"
     "  sqlite3 -readonly /var/lib/assay/assay.db 'select key,state,done,total from jobs'\n";
 const char options_signals[] =
     "SIGTERM: finish the batches in flight and exit with 0. A second SIGTERM: exit at once. "
@@ -483,6 +488,11 @@ static int check_together(const struct options *o)
             o->pp, OPTIONS_MAX_RANKS, o->tp * o->pp);
         return EX_CONFIG;
     }
+    const char *port = o->http ? strrchr(o->http, ':') : NULL;
+    if (o->http && (!port || atoi(port + 1) <= 0))
+        return complain("http", "HOST:PORT with a port, as 127.0.0.1:8000", o->http);
+    if (o->http && o->exit_with_parent > 0)
+        return complain("http", "none for a broker that one process has for itself", o->http);
     rc = check_name(o->served_name);
     if (rc == 0)
         rc = check_words(o);
@@ -534,7 +544,9 @@ int options_parse(struct options *o, int argc, char **argv)
         if ((rc = take_option(o, found - 256, optarg)) != 0)
             return rc;
     }
-    if (optind < argc)
+    if (optind < argc && (!o->http || strcmp(argv[optind - 1], "--") != 0))
         return fprintf(stderr, "assayd: unexpected argument '%s'\n", argv[optind]), EX_USAGE;
+    o->http_words = (const char *const *)argv + optind;
+    o->n_http_words = argc - optind;
     return check_together(o);
 }

@@ -24,6 +24,9 @@ struct options {
     int n_models;
     const char *data, *served_name, *chat_template, *template_date, *worker, *isa, *quant, *dtype,
         *weights, *activations, *head, *pad_rule, *recipe, *tail;
+    const char *http;              /* HOST:PORT of an assay-http; NULL: none */
+    const char *const *http_words; /* its other options, what follows `--` */
+    int n_http_words;
     const char *listen[OPTIONS_MAX_ENDPOINTS];
     int n_listen;
     const char *loras[ADAPTERS_MOST]; /* NAME=DIR or MODEL/NAME=DIR, in this order */

@@ -8,6 +8,7 @@
 #include "broker/api/connections.h"
 #include "broker/api/sessions.h"
 #include "broker/api/waiters.h"
+#include "broker/front.h"
 #include "schema/clock.h"
 #include "schema/version.h"
 
@@ -163,6 +164,19 @@ static void write_workers(const struct broker *b, struct msg_writer *w)
     }
 }
 
+static void write_front(const struct front *front, struct msg_writer *w)
+{
+    struct front_info info;
+    front_describe(front, &info);
+    msg_str(w, "http");
+    msg_map(w, 3 + (info.failure[0] != 0));
+    msg_key_str(w, "url", info.url);
+    msg_key_int(w, "pid", info.pid);
+    msg_key_int(w, "restarts", info.restarts);
+    if (info.failure[0])
+        msg_key_str(w, "failure", info.failure);
+}
+
 static const char *broker_state(const struct broker *b)
 {
     if (b->draining)
@@ -187,11 +201,14 @@ void reply_info(struct broker *b, const struct envelope *env, const struct reque
 {
     const struct counters *c = &b->counters;
     const char *failure = failure_of(b);
-    struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 21 + (failure != NULL));
+    struct msg_writer *w =
+        outbox_ok(b->outbox, env, q->id, 21 + (failure != NULL) + (b->front != NULL));
     write_about(b, w);
     msg_key_str(w, "state", broker_state(b));
     if (failure)
         msg_key_str(w, "failure", failure);
+    if (b->front)
+        write_front(b->front, w);
     msg_key_int(w, "pid", getpid());
     msg_key_int(w, "epoch", (int64_t)store_epoch(b->store));
     msg_key_int(w, "started_ms", b->started_ms);

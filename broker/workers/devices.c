@@ -26,18 +26,6 @@ struct found {
     struct err too_old; /* why one was left out */
 };
 
-/* Writes the path of a program in this program's directory. */
-static int find_beside(char *path, size_t size, const char *name, struct err *e)
-{
-    ssize_t n = readlink("/proc/self/exe", path, size - 1);
-    path[n > 0 ? n : 0] = '\0';
-    char *slash = strrchr(path, '/');
-    size_t used = slash ? (size_t)(slash - path) + 1 : 0;
-    if (snprintf(path + used, size - used, "%s", name) >= (int)(size - used))
-        return err_set(e, ASSAY_EIO, "the path of %s is too long", name);
-    return 0;
-}
-
 static const char *text_of(const json_t *device, const char *key)
 {
     const char *text = json_string_value(json_object_get(device, key));
@@ -174,7 +162,7 @@ static int choose_cuda(struct devices *d, struct options *o, struct err *e)
     if (o->worker)
         snprintf(d->worker, sizeof d->worker, "%s", o->worker);
     else
-        rc = find_beside(d->worker, sizeof d->worker, "assay-worker-cuda", e);
+        rc = program_beside(d->worker, sizeof d->worker, "assay-worker-cuda", e);
     if (rc == 0 && access(d->worker, X_OK) != 0)
         rc = err_set(
             e, ASSAY_EUNSUPPORTED, "%s is not installed (`make CUDA=1` builds it)", d->worker);
@@ -208,6 +196,6 @@ int devices_choose(struct devices *d, struct options *o, struct err *e)
     if (o->worker)
         snprintf(d->worker, sizeof d->worker, "%s", o->worker);
     else
-        rc = find_beside(d->worker, sizeof d->worker, "assay-worker", e);
+        rc = program_beside(d->worker, sizeof d->worker, "assay-worker", e);
     return rc;
 }

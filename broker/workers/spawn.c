@@ -82,6 +82,17 @@ static void enter(const struct child_options *o, char *const environment[], pid_
     _exit(127);
 }
 
+int program_beside(char *path, size_t size, const char *name, struct err *e)
+{
+    ssize_t n = readlink("/proc/self/exe", path, size - 1);
+    path[n > 0 ? n : 0] = '\0';
+    char *slash = strrchr(path, '/');
+    size_t used = slash ? (size_t)(slash - path) + 1 : 0;
+    if (snprintf(path + used, size - used, "%s", name) >= (int)(size - used))
+        return err_set(e, ASSAY_EIO, "the path of %s is too long", name);
+    return 0;
+}
+
 int child_start(struct child *c, const struct child_options *o, struct err *e)
 {
     *c = (struct child){.pidfd = -1};

@@ -27,6 +27,8 @@ struct child_options {
  * process ends, is killed before this process when memory is short (oom_score_adj), and leaves no
  * core file. */
 int child_start(struct child *c, const struct child_options *o, struct err *e);
+/* Writes the path of a program in this program's directory. */
+int program_beside(char *path, size_t size, const char *name, struct err *e);
 void child_kill(const struct child *c); /* SIGKILL */
 /* Reaps the child: 1, with its exit code or signal, if it has ended or ends within wait_ms (closes
  * pidfd); 0: it still runs. */
