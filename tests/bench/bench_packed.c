@@ -1,11 +1,11 @@
 /* bench_packed.c - products with weights of four bits against the same with bfloat16's, for few
  * tokens, where memory and unpacking are the bound, and for many.
  *
- *     bench_packed [ISA]
+ *     bench_packed [ISA [TOKENS]]
  *
- * prints a line of JSON for each kind of packing, type of product and number of tokens: `ratio` is
- * bfloat16's processor time over the packed weights', the median of pairs that take turns, on one
- * thread. The matrix is one of a 7B model, 3584 by 18944: no cache holds it. */
+ * prints a line of JSON for each kind of packing, type of product and number of tokens (8 and 512,
+ * or TOKENS): `ratio` is bfloat16's processor time, whose median is `plain_ms`, over the packed
+ * weights', `ms`; the median of pairs that take turns, on one thread. The matrix is one of a 7B model, 3584 by 18944: no cache holds it. */
 #include <stdio.h>
 
 #include "schema/log.h"
@@ -38,18 +38,21 @@ static void compare(struct device *d, const struct weight *plain, const struct w
 {
     float *x = malloc((size_t)(tokens * IN) * sizeof *x),
           *y = malloc((size_t)(tokens * OUT) * sizeof *y);
-    double ratios[PAIRS], times[PAIRS];
+    double ratios[PAIRS], times[PAIRS], of_plain[PAIRS];
     fill(x, tokens * IN, DTYPE_F32);
     measure(d, packed, tokens, x, y);
     for (int i = 0; i < PAIRS; i++) {
-        double of_plain = measure(d, plain, tokens, x, y);
+        of_plain[i] = measure(d, plain, tokens, x, y);
         times[i] = measure(d, packed, tokens, x, y);
-        ratios[i] = of_plain / times[i];
+        ratios[i] = of_plain[i] / times[i];
     }
     qsort(ratios, PAIRS, sizeof *ratios, by_value);
     qsort(times, PAIRS, sizeof *times, by_value);
-    printf("{\"packing\":\"%s\",\"dtype\":\"%s\",\"tokens\":%d,\"ms\":%.2f,\"ratio\":%.3f}\n", name,
-        dtype_name(plain->factors), (int)tokens, times[PAIRS / 2] * 1e3, ratios[PAIRS / 2]);
+    qsort(of_plain, PAIRS, sizeof *of_plain, by_value);
+    printf("{\"packing\":\"%s\",\"dtype\":\"%s\",\"tokens\":%d,\"plain_ms\":%.2f,\"ms\":%.2f,"
+           "\"ratio\":%.3f}\n",
+        name, dtype_name(plain->factors), (int)tokens, of_plain[PAIRS / 2] * 1e3,
+        times[PAIRS / 2] * 1e3, ratios[PAIRS / 2]);
     fflush(stdout);
     free(x);
     free(y);
@@ -71,6 +74,8 @@ int main(int argc, char **argv)
     } kinds[] = {{"compressed-tensors", PACKED_ROWS, IN / 8}, {"gptq", PACKED_COLUMNS, OUT},
         {"awq", PACKED_AWQ, OUT / 8}};
     static const enum dtype types[] = {DTYPE_F32, DTYPE_BF16};
+    int64_t tokens[] = {argc > 2 ? atoll(argv[2]) : 8, 512};
+    int n_tokens = argc > 2 ? 1 : 2;
     struct device *d = NULL;
     struct err e = {0};
     struct device_options options = {
@@ -91,8 +96,8 @@ int main(int argc, char **argv)
             struct weight plain = {half, DTYPE_BF16, OUT, IN, IN, NULL, types[t], NULL},
                           packed = {words, DTYPE_PACKED, OUT, IN, kinds[k].stride, NULL, types[t],
                               &packing};
-            compare(d, &plain, &packed, kinds[k].name, 8);
-            compare(d, &plain, &packed, kinds[k].name, 512);
+            for (int i = 0; i < n_tokens; i++)
+                compare(d, &plain, &packed, kinds[k].name, tokens[i]);
         }
     cpu_ops.device->close(&d);
     return 0;

@@ -49,6 +49,7 @@ struct gemm {
     int64_t words;                       /* K in words */
     int64_t mr, nr;                      /* of the tile kernel */
     int64_t n_panels, n_blocks, row_groups, panels_per_group;
+    int64_t last_row; /* where the last panel's rows begin (share_rows) */
     int64_t kc;      /* length of a piece of K; the last may be shorter */
     int64_t k0;      /* where this piece begins */
     char *panels[2]; /* this piece's, panel p at word p * MR * piece_at(g, k0); the next's */
@@ -68,26 +69,35 @@ static int64_t piece_at(const struct gemm *g, int64_t k0)
     return min64(g->kc, g->words - k0);
 }
 
-static int rows_in(const struct gemm *g, int64_t row)
+/* The first row of panel p. */
+static int64_t first_row(const struct gemm *g, int64_t p)
 {
-    return (int)min64(g->mr, g->x.rows - row);
+    return p + 1 < g->n_panels ? p * g->mr : g->last_row;
+}
+
+static int rows_in(const struct gemm *g, int64_t p)
+{
+    int64_t end = p + 1 < g->n_panels ? first_row(g, p + 1) : g->x.rows;
+    return (int)(end - first_row(g, p));
 }
 
 static void pack_panel(const struct gemm *g, int64_t p, int64_t k0, char *panels)
 {
-    int64_t row = p * g->mr, kc = piece_at(g, k0);
-    int64_t per_word = g->kernels->per_word;
-    g->kernels->pack_rows(panels + row * kc * WORD_BYTES, row_of(g->x, row) + per_word * k0,
-        g->x.stride, g->x_scale + row, rows_in(g, row),
+    int64_t kc = piece_at(g, k0), per_word = g->kernels->per_word;
+    g->kernels->pack_rows(panels + p * g->mr * kc * WORD_BYTES,
+        row_of(g->x, first_row(g, p)) + per_word * k0, g->x.stride, g->x_scale + p * g->mr,
+        rows_in(g, p),
         min64(per_word * kc, g->x.cols - per_word * k0));
 }
 
 static void find_scales(const struct gemm *g, int64_t p)
 {
-    for (int64_t row = p * g->mr; row < (p + 1) * g->mr; row++)
-        g->x_scale[row] = row < g->x.rows ? g->d->kernels->row_scale(
-                                                row_of(g->x, row), g->x.cols, INT8_ROW_LEVELS)
-                                          : 0;
+    float *scale = g->x_scale + p * g->mr;
+    int64_t row = first_row(g, p), n = rows_in(g, p);
+    for (int64_t i = 0; i < g->mr; i++)
+        scale[i] = i < n ? g->d->kernels->row_scale(
+                               row_of(g->x, row + i), g->x.cols, INT8_ROW_LEVELS)
+                         : 0;
 }
 
 /* In int8, `row` must be the first of a panel. */
@@ -177,11 +187,13 @@ static const char *next_row(struct ahead *a)
     return row;
 }
 
-/* Prefetches the sums so far of a coming tile. */
-static void fetch_sums(const struct gemm *g, int64_t row, int64_t column)
+/* Prefetches the sums so far of a coming tile of panel p. */
+static void fetch_sums(const struct gemm *g, int64_t p, int64_t column)
 {
-    int64_t end = g->k0 > 0 ? min64(row + g->mr, g->x.rows) : 0;
-    for (; row < end; row++)
+    if (g->k0 == 0 || p >= g->n_panels)
+        return;
+    int64_t row = first_row(g, p);
+    for (int64_t end = row + rows_in(g, p); row < end; row++)
         for (int64_t j = 0; j < g->nr; j += CACHE_LINE / (int64_t)sizeof(float))
             __builtin_prefetch(row_of(g->out, row) + column + j, 1);
 }
@@ -190,24 +202,24 @@ static void fetch_sums(const struct gemm *g, int64_t row, int64_t column)
 static void multiply_panel(const struct gemm *g, const struct block *b, struct stretch s, int64_t p,
     const char *packed, struct ahead *a)
 {
-    int64_t row = p * g->mr, kc = piece_at(g, g->k0);
-    const char *rows = g->panels[0] + (row * kc + s.at * g->mr) * WORD_BYTES;
+    int64_t row = first_row(g, p), kc = piece_at(g, g->k0);
+    const char *rows = g->panels[0] + (p * kc + s.at) * g->mr * WORD_BYTES;
     int ends = g->k0 + s.at + s.n == g->words;
     const float *bias = g->bias && ends ? g->bias + b->column : NULL;
     for (int64_t j = 0; j < b->n; j += g->nr) {
         int last = j + g->nr >= b->n;
-        fetch_sums(g, last ? row + g->mr : row, last ? b->column : b->column + j + g->nr);
+        fetch_sums(g, p + last, last ? b->column : b->column + j + g->nr);
         g->kernels->tile(&(struct product){.a = rows,
             .a_step = g->mr,
             .b = packed + j * s.n * WORD_BYTES,
             .k = s.n,
             .c = row_of(g->out, row) + b->column + j,
             .ldc = g->out.stride,
-            .mr = rows_in(g, row),
+            .mr = rows_in(g, p),
             .nr = (int)min64(g->nr, b->n - j),
             .first = g->k0 + s.at == 0 && !g->adds,
             .bias = bias ? bias + j : NULL,
-            .x_scale = g->int8 && ends ? g->x_scale + row : NULL,
+            .x_scale = g->int8 && ends ? g->x_scale + p * g->mr : NULL,
             .w_scale = g->int8 ? b->w->scale + b->n0 + j : NULL,
             .next = j == 0 ? rows + g->mr * kc * WORD_BYTES : next_row(a),
             .next_step = j == 0 ? g->mr * WORD_BYTES : a->step});
@@ -258,6 +270,15 @@ static void split_rows(struct gemm *g)
     g->row_groups = (g->n_panels + g->panels_per_group - 1) / g->panels_per_group;
 }
 
+/* If the last tile would be of the smallest size, whose sums are too few to hide a multiply-add's
+ * latency, then the one before gives it some of its rows, and both are of the middle size. */
+static void share_rows(struct gemm *g)
+{
+    int64_t full = (g->x.rows - 1) / g->mr * g->mr, rest = g->x.rows - full;
+    g->n_panels = full / g->mr + 1;
+    g->last_row = full > 0 && rest <= g->mr / 3 ? full - g->mr / 3 : full;
+}
+
 static void split_k(struct gemm *g)
 {
     int64_t pieces = (g->words + KC - 1) / KC;
@@ -268,7 +289,7 @@ static void split_k(struct gemm *g)
 static void multiply_chunk(struct gemm *g)
 {
     struct thread_pool *pool = g->d->pool;
-    g->n_panels = (g->x.rows + g->mr - 1) / g->mr;
+    share_rows(g);
     split_rows(g);
     split_k(g);
     int64_t rows = g->n_panels * g->mr, piece = rows * g->kc, buffers = g->kc < g->words ? 2 : 1;
