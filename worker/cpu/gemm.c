@@ -1,9 +1,9 @@
 /* gemm.c - linear: out = x * [parts]^T + bias, in float32, bfloat16 or int8.
  *
  * Rows are processed in chunks of CHUNK_ROWS, and K in equal pieces of at most KC words. A word is
- * a float, a pair of bfloat16 (x and other weights are rounded to it), or a pair of int16, to which
- * int8 weights are widened (prepare_weights.c). Each piece of the rows is packed once, into panels
- * of MR rows that all threads share. A task is one block of BLOCK_COLUMNS output columns of one
+ * a float; in bfloat16 (x and other weights are rounded to it) a pair, or a float that is one half
+ * of it; in int8 a pair of int16, to which weights are widened (prepare_weights.c). Each piece of
+ * the rows is packed once, into panels of MR rows that all threads share. A task is one block of BLOCK_COLUMNS output columns of one
  * part: it packs (and widens) the block's weights of this piece into its thread's own panels of NR
  * columns and runs the tile kernel over the rows. The last tasks of a job pack the next piece of
  * the rows into a second buffer, so that threads without a block have work. So
@@ -50,10 +50,10 @@ struct gemm {
     int64_t mr, nr;                      /* of the tile kernel */
     int64_t n_panels, n_blocks, row_groups, panels_per_group;
     int64_t last_row; /* where the last panel's rows begin (share_rows) */
-    int64_t kc;      /* length of a piece of K; the last may be shorter */
-    int64_t k0;      /* where this piece begins */
-    char *panels[2]; /* this piece's, panel p at word p * MR * piece_at(g, k0); the next's */
-    float *x_scale;  /* int8: scale of each row of this chunk, in panels of MR */
+    int64_t kc;       /* length of a piece of K; the last may be shorter */
+    int64_t k0;       /* where this piece begins */
+    char *panels[2];  /* this piece's, panel p at word p * MR * piece_at(g, k0); the next's */
+    float *x_scale;   /* int8: scale of each row of this chunk, in panels of MR */
 };
 
 /* Columns [column, column + n) of out are rows [n0, n0 + n) of w. */
@@ -86,8 +86,7 @@ static void pack_panel(const struct gemm *g, int64_t p, int64_t k0, char *panels
     int64_t kc = piece_at(g, k0), per_word = g->kernels->per_word;
     g->kernels->pack_rows(panels + p * g->mr * kc * WORD_BYTES,
         row_of(g->x, first_row(g, p)) + per_word * k0, g->x.stride, g->x_scale + p * g->mr,
-        rows_in(g, p),
-        min64(per_word * kc, g->x.cols - per_word * k0));
+        rows_in(g, p), min64(per_word * kc, g->x.cols - per_word * k0));
 }
 
 static void find_scales(const struct gemm *g, int64_t p)
@@ -95,9 +94,8 @@ static void find_scales(const struct gemm *g, int64_t p)
     float *scale = g->x_scale + p * g->mr;
     int64_t row = first_row(g, p), n = rows_in(g, p);
     for (int64_t i = 0; i < g->mr; i++)
-        scale[i] = i < n ? g->d->kernels->row_scale(
-                               row_of(g->x, row + i), g->x.cols, INT8_ROW_LEVELS)
-                         : 0;
+        scale[i] =
+            i < n ? g->d->kernels->row_scale(row_of(g->x, row + i), g->x.cols, INT8_ROW_LEVELS) : 0;
 }
 
 /* In int8, `row` must be the first of a panel. */
@@ -356,7 +354,7 @@ static void multiply_parts(struct device *d, struct tensor out, struct tensor x,
         .int8 = parts->dtype == DTYPE_I8,
         .mr = d->kernels->mr,
         .nr = d->kernels->nr};
-    g.words = (x.cols + g.kernels->per_word - 1) / g.kernels->per_word;
+    g.words = panel_words(g.kernels, x.cols);
     multiply_all(&g, out, x);
 }
 

@@ -61,7 +61,7 @@ struct trial_product {
 /* Computes piece [k0, k0 + n) of K. */
 static void multiply(const struct trial_product *t, int k0, int n)
 {
-    float a[TILE_ROWS * DEPTH], b[TILE_COLUMNS * DEPTH];
+    float a[TILE_ROWS * (DEPTH + 1)], b[TILE_COLUMNS * (DEPTH + 1)];
     const float *bias = k0 + n == DEPTH ? t->bias : NULL;
     for (int row = 0; row < ROWS; row += t->s->mr)
         for (int column = 0; column < COLUMNS; column += t->s->nr) {
@@ -73,7 +73,7 @@ static void multiply(const struct trial_product *t, int k0, int n)
             t->p->tile(&(struct product){.a = a,
                 .a_step = t->s->mr,
                 .b = b,
-                .k = (n + t->p->per_word - 1) / t->p->per_word,
+                .k = panel_words(t->p, n),
                 .c = &t->out[row][column],
                 .ldc = COLUMNS,
                 .mr = mr,

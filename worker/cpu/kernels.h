@@ -6,7 +6,8 @@
  * in int8 an exact sum.
  *
  * A panel is a sequence of 4-byte words: floats, pairs of bf16, or for int8 pairs of int16; the two
- * are neighbours in k, the first in the lower half.
+ * are neighbours in k, the first in the lower half. A set may have bf16 as floats (per_word is 1),
+ * of which the second of each pair comes first.
  *
  * Lengths are in elements. Pointers need no alignment. */
 #ifndef ASSAY_KERNELS_H
@@ -27,7 +28,7 @@
  * NULL, is added after the chain. Only rows < mr and columns < nr of c are read and written; all MR
  * of a may be read. Meanwhile next_step bytes at `next` are prefetched with every k; NULL: none.
  *
- * In bf16, k counts pairs; the second of a pair is added before the first, and subnormal inputs and
+ * In bf16 the second of a pair is added before the first, and subnormal inputs and
  * results are zeros (kernels_bf16.inc), also when the bias is added.
  *
  * In int8, the product of two words is the sum of two products, and the sum over k is an int32 (so
@@ -53,10 +54,10 @@ struct product {
 
 /* Panels with words of one kind. */
 struct panel_kernels {
-    int64_t per_word; /* elements */
+    int64_t per_word, multiple; /* elements; K is filled up with zeros to such a number of them */
     void (*tile)(const struct product *p);
     /* Word k*MR+i of a gets the elements of x[i*stride] from k*per_word on, for i < mr and n_k
-     * elements. Words beyond mr repeat some row; a last word that is not full is filled with 0. In
+     * elements. Words beyond mr repeat some row; n_k is filled up with 0 to the multiple. In
      * int8 an element is round(x / scale[i]), or 0 if scale is NaN; the other kinds ignore scale.
      * */
     void (*pack_rows)(
@@ -103,6 +104,12 @@ struct cpu_kernels {
     /* out[j*stride+k] = x[k][j], j < n_columns, k < n */
     void (*unpack)(float *out, int64_t stride, const float *x, int n_columns, int64_t n);
 };
+
+/* The words of n elements of K. */
+static inline int64_t panel_words(const struct panel_kernels *p, int64_t n)
+{
+    return round_up(n, p->multiple) / p->per_word;
+}
 
 extern const struct cpu_kernels cpu_kernels_portable;
 #if defined(__x86_64__)
