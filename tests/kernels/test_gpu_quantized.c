@@ -52,7 +52,7 @@ static float *cpu_values(const struct weight *w)
     for (int64_t row = 0; row < w->rows; row += k->nr) {
         int nr = (int)(w->rows - row < k->nr ? w->rows - row : k->nr);
         if (w->dtype == DTYPE_PACKED)
-            k->f32.unpack(panel, w, row, nr, 0, w->cols);
+            k->f32.unpack(panel, w, row, nr, 0, w->cols, 0);
         else
             k->f32.pack_weight(panel,
                 (const char *)w->data + row * w->stride * dtype_bytes(w->dtype), w->dtype,

@@ -67,7 +67,7 @@ static float *widen_matrix(const struct cpu_kernels *k, const struct weight *w)
           *out = calloc((size_t)(w->rows * w->cols), sizeof *out);
     for (int64_t row = 0; row < w->rows; row += k->nr) {
         int nr = (int)(w->rows - row < k->nr ? w->rows - row : k->nr);
-        k->f32.unpack(panel, w, row, nr, 0, w->cols);
+        k->f32.unpack(panel, w, row, nr, 0, w->cols, 0);
         for (int64_t c = 0; c < w->cols; c++)
             for (int j = 0; j < nr; j++)
                 out[(row + j) * w->cols + c] = panel[c * k->nr + j];

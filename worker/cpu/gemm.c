@@ -116,11 +116,12 @@ struct stretch {
 static void pack_block(const struct gemm *g, const struct block *b, struct stretch s, char *to)
 {
     int64_t per_word = g->kernels->per_word, k = per_word * (g->k0 + s.at),
-            n_k = min64(per_word * s.n, g->x.cols - k);
+            n_k = min64(per_word * s.n, g->x.cols - k),
+            ahead = thread_pool_threads(g->d->pool) * BLOCK_COLUMNS; /* this thread's next block */
     for (int64_t j = 0; j < b->n; j += g->nr, to += g->nr * s.n * WORD_BYTES) {
         int nr = (int)min64(g->nr, b->n - j);
         if (b->w->dtype == DTYPE_PACKED)
-            g->kernels->unpack(to, b->w, b->n0 + j, nr, k, n_k);
+            g->kernels->unpack(to, b->w, b->n0 + j, nr, k, n_k, ahead);
         else
             g->kernels->pack_weight(to, weights_at(g, b->w, b->n0 + j, g->k0 + s.at), b->w->dtype,
                 b->w->stride, nr, n_k);

@@ -67,8 +67,10 @@ struct panel_kernels {
     void (*pack_weight)(
         void *b, const void *w, enum dtype dtype, int64_t stride, int nr, int64_t n_k);
     /* The same from rows [row, row + nr) and columns [k, k + n_k) of a packed matrix; row is a
-     * multiple of NR, k of 16. Not in int8: NULL. */
-    void (*unpack)(void *b, const struct weight *w, int64_t row, int nr, int64_t k, int64_t n_k);
+     * multiple of NR, k of 16. Meanwhile the same columns of the rows that are `ahead` (a multiple
+     * of 8, or 0) further on are prefetched. Not in int8: NULL. */
+    void (*unpack)(void *b, const struct weight *w, int64_t row, int nr, int64_t k, int64_t n_k,
+        int64_t ahead);
 };
 
 struct cpu_kernels {
