@@ -19,6 +19,7 @@
 #define AGAIN_MS 1000
 #define FULL_MS 10000 /* after a write that failed */
 #define PURGE_MS 10000
+#define HELD_MS 5000
 
 static json_int_t now_s(void)
 {
@@ -237,9 +238,9 @@ static int validate(struct batches *bs, struct batch *b)
 
 static void show_held(struct batches *bs, struct batch *b, const char *reason)
 {
-    if (!reason && !b->run->is_held)
+    if (!reason && !b->is_held)
         return;
-    b->run->is_held = reason != NULL;
+    b->is_held = reason != NULL;
     batch_show(
         bs, b, json_pack("{s:o}", "errors", reason ? batch_errors("held", reason) : json_null()));
 }
@@ -408,6 +409,8 @@ static const char *early_end(struct batches *bs, struct batch *b)
 {
     if (batch_number(bs, b, 0, "cancelling_at") > 0)
         return "cancelled";
+    if (batch_number(bs, b, 0, "finalizing_at") > 0)
+        return NULL; /* all is scored */
     return batch_number(bs, b, 0, "expires_at") <= now_s() ? "expired" : NULL;
 }
 
@@ -469,6 +472,33 @@ static int handle(struct batches *bs, struct batch *b, const struct err *why)
     }
 }
 
+static int has_place(struct batches *bs)
+{
+    int n = 0;
+    pthread_mutex_lock(&bs->lock);
+    for (const struct batch *b = bs->first; b; b = b->next)
+        n += b->run != NULL;
+    pthread_mutex_unlock(&bs->lock);
+    return n < BATCHES_AT_ONCE;
+}
+
+/* A batch that is held gives its place to others, and looks again later. */
+static int put_aside(struct batches *bs, struct batch *b)
+{
+    forget_results(bs, b->run);
+    run_free(&b->run);
+    return wait_ms(b, HELD_MS);
+}
+
+/* Whether a broker is there that can be asked. */
+static int is_heard(struct batches *bs)
+{
+    struct card *card = link_card(bs->options.link);
+    int is_there = card != NULL;
+    card_release(&card);
+    return is_there;
+}
+
 int batch_step(struct batches *bs, struct batch *b)
 {
     char status[32];
@@ -477,8 +507,12 @@ int batch_step(struct batches *bs, struct batch *b)
     pthread_mutex_lock(&bs->lock);
     int is_over = b->is_over;
     pthread_mutex_unlock(&bs->lock);
+    if (!is_heard(bs))
+        return wait_ms(b, POLL_MS);
     if (is_over)
         return purge(bs, b);
+    if (!b->run && !has_place(bs))
+        return wait_ms(b, POLL_MS);
     if (!b->run && begin(bs, b, &e) != 0)
         return e.code == ASSAY_EIO ? wait_ms(b, FULL_MS) : fail(bs, b, "invalid_input_file", e.msg);
     const char *ends = early_end(bs, b);
@@ -489,8 +523,8 @@ int batch_step(struct batches *bs, struct batch *b)
         return validate(bs, b);
     int rc = work(bs, b, ends, &e);
     if (rc < 0)
-        return handle(bs, b, &e);
-    if (rc == 0)
+        rc = handle(bs, b, &e);
+    else if (rc == 0)
         wait_ms(b, POLL_MS);
-    return rc > 0;
+    return b->is_held && b->run && !ends ? put_aside(bs, b) : rc;
 }

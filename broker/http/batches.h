@@ -21,6 +21,7 @@
 
 #define BATCHES_MOST 10000     /* records */
 #define BATCHES_ACTIVE 1000    /* that are not over */
+#define BATCHES_AT_ONCE 16     /* that are worked on; those that are held do not count */
 #define BATCHES_KEPT_S 2592000 /* a record goes so long after the batch was over */
 
 struct batches;

@@ -38,7 +38,6 @@ struct run {
     uint64_t after;                 /* the cursor in the results */
     int is_checked;                 /* the job is of the batch's checkpoint */
     int is_cancelled;               /* the broker knows that it is to end */
-    int is_held;                    /* .. said so: the job waits */
     int is_read;                    /* all results are */
     long long status_due_ms;
     struct output output, errors_output;
@@ -51,8 +50,10 @@ struct batch {
     json_t *object; /* OpenAI's; under the lock */
     json_t *own;    /* what a later process must know; under the lock */
     int is_over, holds_input;
-    struct run *run;  /* the thread's; NULL: not begun */
-    long long due_ms; /* the thread's: nothing is to be done before */
+    /* The thread's: */
+    struct run *run;  /* NULL: not begun, or put aside */
+    int is_held;      /* its job waits for another checkpoint or adapter */
+    long long due_ms; /* nothing is to be done before */
 };
 
 struct batches {
