@@ -17,7 +17,7 @@
 
 /* ---- where the lines are ---- */
 
-static int note_begin(struct lines *l, uint32_t *room, int64_t at, struct err *e)
+static int note_begin(struct batch_lines *l, uint32_t *room, int64_t at, struct err *e)
 {
     if (l->n == LINES_MOST)
         return err_set(e, ASSAY_ETOOLARGE, "expected at most %u lines, found more", LINES_MOST);
@@ -33,7 +33,7 @@ static int note_begin(struct lines *l, uint32_t *room, int64_t at, struct err *e
     return 0;
 }
 
-static int scan(struct lines *l, char *piece, struct err *e)
+static int scan(struct batch_lines *l, char *piece, struct err *e)
 {
     int64_t at = 0;
     int is_begin = 1, rc = 0;
@@ -56,23 +56,23 @@ static int scan(struct lines *l, char *piece, struct err *e)
     return rc;
 }
 
-int lines_open(struct lines *l, int fd, size_t max_bytes, struct err *e)
+int batch_lines_open(struct batch_lines *l, int fd, size_t max_bytes, struct err *e)
 {
     char *piece = xcalloc(PIECE_BYTES, 1);
-    *l = (struct lines){.fd = fd, .max_bytes = max_bytes};
+    *l = (struct batch_lines){.fd = fd, .max_bytes = max_bytes};
     int rc = scan(l, piece, e);
     free(piece);
     if (rc != 0)
-        lines_release(l);
+        batch_lines_release(l);
     return rc;
 }
 
-void lines_release(struct lines *l)
+void batch_lines_release(struct batch_lines *l)
 {
     if (l->fd >= 0)
         close(l->fd);
     free(l->at);
-    *l = (struct lines){.fd = -1};
+    *l = (struct batch_lines){.fd = -1};
 }
 
 /* ---- one line ---- */
@@ -100,7 +100,7 @@ static int check_keys(const json_t *whole, const char **code, struct err *e)
     return 0;
 }
 
-static int check_line(struct line *line, const char *url, const char **code, struct err *e)
+static int check_line(struct batch_line *line, const char *url, const char **code, struct err *e)
 {
     const char *id = NULL, *method = NULL, *to = NULL;
     int rc = check_keys(line->whole, code, e);
@@ -124,7 +124,7 @@ static int check_line(struct line *line, const char *url, const char **code, str
     return 0;
 }
 
-static int read_text(const struct lines *l, uint32_t k, char *text, size_t n, struct err *e)
+static int read_text(const struct batch_lines *l, uint32_t k, char *text, size_t n, struct err *e)
 {
     size_t done = 0;
     while (done < n) {
@@ -138,11 +138,11 @@ static int read_text(const struct lines *l, uint32_t k, char *text, size_t n, st
     return 0;
 }
 
-int lines_read(const struct lines *l, uint32_t k, const char *url, struct line *line,
-    const char **code, struct err *e)
+int batch_lines_read(const struct batch_lines *l, uint32_t k, const char *url,
+    struct batch_line *line, const char **code, struct err *e)
 {
     size_t n = (size_t)(l->at[k + 1] - l->at[k]);
-    *line = (struct line){0};
+    *line = (struct batch_line){0};
     *code = "invalid_json_line";
     if (n > l->max_bytes)
         return err_set(
@@ -155,10 +155,10 @@ int lines_read(const struct lines *l, uint32_t k, const char *url, struct line *
     return rc == 0 ? check_line(line, url, code, e) : rc;
 }
 
-void line_release(struct line *line)
+void batch_line_release(struct batch_line *line)
 {
     json_decref(line->whole);
-    *line = (struct line){0};
+    *line = (struct batch_line){0};
 }
 
 /* ---- ids ---- */

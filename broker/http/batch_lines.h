@@ -8,7 +8,7 @@
 
 #define LINES_MOST (1u << 20)
 
-struct lines {
+struct batch_lines {
     int fd;      /* owned; -1: not open */
     int64_t *at; /* [n + 1]: where each begins; the last: where the file ends */
     uint32_t n;
@@ -17,10 +17,10 @@ struct lines {
 
 /* Takes the descriptor over, also on failure, and finds the lines. Returns 0, ASSAY_ETOOLARGE for
  * too many, or ASSAY_EIO. */
-int lines_open(struct lines *lines, int fd, size_t max_bytes, struct err *e);
-void lines_release(struct lines *lines);
+int batch_lines_open(struct batch_lines *lines, int fd, size_t max_bytes, struct err *e);
+void batch_lines_release(struct batch_lines *lines);
 
-struct line {
+struct batch_line {
     json_t *whole; /* owned */
     const char *custom_id;
     const json_t *body;
@@ -28,9 +28,9 @@ struct line {
 
 /* Reads the k-th line, which must be a request to `url`. Returns 0; else a code with e->field the
  * parameter, and *code as OpenAI has them. The caller releases the line either way. */
-int lines_read(const struct lines *lines, uint32_t k, const char *url, struct line *line,
-    const char **code, struct err *e);
-void line_release(struct line *line);
+int batch_lines_read(const struct batch_lines *lines, uint32_t k, const char *url,
+    struct batch_line *line, const char **code, struct err *e);
+void batch_line_release(struct batch_line *line);
 
 /* The ids that were seen. */
 struct seen;

@@ -23,7 +23,7 @@ void batch_key(const struct batch *b, char key[JOB_KEY_BYTES])
     snprintf(key, JOB_KEY_BYTES, "assay-batch/%.40s", b->id);
 }
 
-int batch_decode(struct batches *bs, struct batch *b, const struct line *line, uint32_t k,
+int batch_decode(struct batches *bs, struct batch *b, const struct batch_line *line, uint32_t k,
     struct ask *ask, struct err *e)
 {
     const struct run *r = b->run;
@@ -37,10 +37,10 @@ int batch_decode(struct batches *bs, struct batch *b, const struct line *line, u
     return ask_decode(ask, r->route->decode, line->body, e);
 }
 
-static int read_line(struct batch *b, uint32_t k, struct line *line, struct err *e)
+static int read_line(struct batch *b, uint32_t k, struct batch_line *line, struct err *e)
 {
     const char *code;
-    return lines_read(&b->run->lines, k, b->run->route->path, line, &code, e);
+    return batch_lines_read(&b->run->lines, k, b->run->route->path, line, &code, e);
 }
 
 /* ---- rows ---- */
@@ -50,12 +50,12 @@ static int add_line(struct batches *bs, struct batch *b, uint32_t k, int64_t mos
     size_t most_bytes, struct err *e)
 {
     struct run *r = b->run;
-    struct line line;
+    struct batch_line line;
     struct ask ask;
     struct err why = {0};
     int rc = read_line(b, k, &line, e);
     if (rc != 0) {
-        line_release(&line);
+        batch_line_release(&line);
         return rc;
     }
     int is_refused = batch_decode(bs, b, &line, k, &ask, &why) != 0;
@@ -70,7 +70,7 @@ static int add_line(struct batches *bs, struct batch *b, uint32_t k, int64_t mos
     }
     r->refused += (uint32_t)is_refused;
     ask_release(&ask);
-    line_release(&line);
+    batch_line_release(&line);
     return !is_refused && is_full;
 }
 
@@ -202,8 +202,9 @@ static int write_line(
 }
 
 /* Writes a response: the reply's text, or the error `why`. */
-static int write_response(struct batches *bs, struct batch *b, uint32_t k, const struct line *line,
-    const char *request_id, const char *text, const struct err *why, struct err *e)
+static int write_response(struct batches *bs, struct batch *b, uint32_t k,
+    const struct batch_line *line, const char *request_id, const char *text, const struct err *why,
+    struct err *e)
 {
     int status = text ? 200 : fault_status(why->code);
     char *fault = text ? NULL : fault_body(why, status);
@@ -217,7 +218,7 @@ static int write_response(struct batches *bs, struct batch *b, uint32_t k, const
 }
 
 /* All rows of the line are there. */
-static int answer(struct batches *bs, struct batch *b, uint32_t k, const struct line *line,
+static int answer(struct batches *bs, struct batch *b, uint32_t k, const struct batch_line *line,
     const struct ask *ask, struct err *e)
 {
     struct part *p = b->run->parts[k];
@@ -237,7 +238,7 @@ static int answer(struct batches *bs, struct batch *b, uint32_t k, const struct 
 static int try_answer(struct batches *bs, struct batch *b, uint32_t k, struct err *e)
 {
     struct run *r = b->run;
-    struct line line;
+    struct batch_line line;
     struct ask ask;
     if (r->rows_of[k] > r->parts[k]->n)
         return 0;
@@ -252,7 +253,7 @@ static int try_answer(struct batches *bs, struct batch *b, uint32_t k, struct er
             rc = answer(bs, b, k, &line, &ask, e);
         ask_release(&ask);
     }
-    line_release(&line);
+    batch_line_release(&line);
     return rc;
 }
 
@@ -348,7 +349,7 @@ int batch_collect(struct batches *bs, struct batch *b, struct err *e)
 int batch_answer_rest(struct batches *bs, struct batch *b, uint32_t k, const char *code,
     const char *message, struct err *e)
 {
-    struct line line;
+    struct batch_line line;
     struct ask ask = {0};
     struct err why = {0};
     int rc = read_line(b, k, &line, e);
@@ -359,6 +360,6 @@ int batch_answer_rest(struct batches *bs, struct batch *b, uint32_t k, const cha
         rc = write_line(bs, b, k, &of, e);
     }
     ask_release(&ask);
-    line_release(&line);
+    batch_line_release(&line);
     return rc;
 }

@@ -62,7 +62,7 @@ void run_free(struct run **run)
     free(r->rows_of);
     free(r->parts);
     free(r->is_answered);
-    lines_release(&r->lines);
+    batch_lines_release(&r->lines);
     card_release(&r->card);
     free(r);
 }
@@ -79,7 +79,7 @@ static int begin(struct batches *bs, struct batch *b, struct err *e)
     r->route = batch_route(endpoint);
     int fd = files_open(bs->options.files, input, &bytes, e), rc = fd < 0 ? fd : 0;
     if (rc == 0)
-        rc = lines_open(&r->lines, fd, bs->options.max_line_bytes, e);
+        rc = batch_lines_open(&r->lines, fd, bs->options.max_line_bytes, e);
     if (rc == 0 && !r->route)
         rc = err_set(e, ASSAY_EUNSUPPORTED, "endpoint: %s is not known", endpoint);
     if (rc == 0) {
@@ -153,7 +153,8 @@ static void add_error(struct run *r, uint32_t k, const char *code, const struct 
 }
 
 /* All lines are for one model, perhaps with adapters of it. */
-static int check_model(struct run *r, const struct line *line, const char **code, struct err *e)
+static int check_model(
+    struct run *r, const struct batch_line *line, const char **code, struct err *e)
 {
     struct ask ask;
     ask_init(&ask, r->card);
@@ -174,10 +175,10 @@ static int check_model(struct run *r, const struct line *line, const char **code
 
 static void check_line(struct run *r, uint32_t k)
 {
-    struct line line;
+    struct batch_line line;
     struct err e = {0};
     const char *code;
-    int rc = lines_read(&r->lines, k, r->route->path, &line, &code, &e);
+    int rc = batch_lines_read(&r->lines, k, r->route->path, &line, &code, &e);
     if (rc == 0 && seen_add(r->seen, line.custom_id)) {
         code = "duplicate_custom_id";
         rc = err_field(&e, ASSAY_EBADREQ, "custom_id",
@@ -188,7 +189,7 @@ static void check_line(struct run *r, uint32_t k)
         rc = check_model(r, &line, &code, &e);
     if (rc != 0)
         add_error(r, k, code, &e);
-    line_release(&line);
+    batch_line_release(&line);
 }
 
 static int64_t least(int64_t a, int64_t b)

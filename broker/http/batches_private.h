@@ -22,7 +22,7 @@ struct part {
 
 /* What the thread has of a batch that it works on; made anew after a start. */
 struct run {
-    struct lines lines;
+    struct batch_lines lines;
     struct card *card; /* held from the first on; its model is the batch's */
     const struct route *route;
     const struct card_model *model; /* of the lines that are validated; in the card */
@@ -97,7 +97,7 @@ void run_free(struct run **run);
 int batch_submit(struct batches *bs, struct batch *b, struct err *e);
 int batch_collect(struct batches *bs, struct batch *b, struct err *e);
 /* Decodes a line's request. The caller releases the ask. */
-int batch_decode(struct batches *bs, struct batch *b, const struct line *line, uint32_t k,
+int batch_decode(struct batches *bs, struct batch *b, const struct batch_line *line, uint32_t k,
     struct ask *ask, struct err *e);
 /* Writes the line's answer, if it was refused as it is; else the error of one that never came. */
 int batch_answer_rest(struct batches *bs, struct batch *b, uint32_t k, const char *code,

@@ -1,12 +1,15 @@
 /* fuzz_http.c - any bytes as the body of an HTTP request, for an endpoint that the first byte
  * chooses: refused with a message, or rows that the broker takes; and any bytes as the broker's
- * rows of results. */
+ * rows of results, and as the lines of a batch. */
 #include "tests/fuzz/fuzz.h"
 
 #include <assert.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "broker/http/answers.h"
+#include "broker/http/batch_lines.h"
 #include "broker/http/body.h"
 #include "broker/http/faults.h"
 #include "schema/alloc.h"
@@ -19,7 +22,7 @@ static const struct {
 } endpoints[] = {{ask_classify, answer_classify}, {ask_embeddings, answer_embeddings},
     {ask_pooling, answer_pooling}, {ask_score, answer_score}, {ask_rerank, answer_rerank},
     {ask_get_reward, answer_get_reward}, {ask_rm, answer_rm}};
-enum { N_ENDPOINTS = sizeof endpoints / sizeof endpoints[0], RESULTS = N_ENDPOINTS };
+enum { N_ENDPOINTS = sizeof endpoints / sizeof endpoints[0], RESULTS = N_ENDPOINTS, LINES };
 
 /* The rows that were taken are those of a request that the broker would take. */
 static void check_rows(const struct ask *ask)
@@ -61,7 +64,7 @@ static void try_body(int k, const uint8_t *bytes, size_t len)
     ask.prompt_is = len % 2 ? "text" : NULL;
     int rc = body_parse((const char *)bytes, len, &body, &e);
     if (rc == 0)
-        rc = endpoints[k].decode(&ask, body, &e);
+        rc = ask_decode(&ask, endpoints[k].decode, body, &e);
     json_decref(body);
     assert(rc == e.code && (rc == 0 || e.msg[0]));
     if (rc == 0) {
@@ -86,13 +89,38 @@ static void try_results(const uint8_t *bytes, size_t len)
     }
 }
 
+/* Every line is read or refused, and none is lost between two. */
+static void try_lines(const uint8_t *bytes, size_t len)
+{
+    struct batch_lines lines;
+    struct err e = {0};
+    int fd = memfd_create("lines", MFD_CLOEXEC);
+    assert(fd >= 0 && write(fd, bytes, len) == (ssize_t)len);
+    assert(batch_lines_open(&lines, fd, 4096, &e) == 0);
+    struct seen *seen = seen_new(lines.n);
+    assert(lines.n == 0 || (lines.at[0] == 0 && lines.at[lines.n] == (int64_t)len));
+    for (uint32_t k = 0; k < lines.n; k++) {
+        struct batch_line line;
+        const char *code = NULL;
+        int rc = batch_lines_read(&lines, k, "/v1/classify", &line, &code, &e);
+        assert(lines.at[k] < lines.at[k + 1] && (rc == 0 || (code && e.msg[0])));
+        assert(rc != 0 || (line.body && seen_add(seen, line.custom_id) + 1 > 0));
+        assert(rc != 0 || seen_add(seen, line.custom_id) == 1);
+        batch_line_release(&line);
+    }
+    seen_free(&seen);
+    batch_lines_release(&lines);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
 {
     if (len == 0)
         return 0;
-    int k = bytes[0] % (N_ENDPOINTS + 1);
+    int k = bytes[0] % (LINES + 1);
     if (k == RESULTS)
         try_results(bytes + 1, len - 1);
+    else if (k == LINES)
+        try_lines(bytes + 1, len - 1);
     else
         try_body(k, bytes + 1, len - 1);
     return 0;
@@ -126,12 +154,18 @@ int fuzz_seed(unsigned n, struct msg_writer *w)
         "{\"query\":[\"a\"],\"prompts\":[\"a\"],\"labels\":[null]}",
         "{\"prompt\":[{\"role\":\"user\",\"content\":\"a\"}],\"response\":\"b\",\"label\":1}",
     };
+    static const char lines[] =
+        "{\"custom_id\":\"a\",\"method\":\"POST\",\"url\":\"/v1/classify\",\"body\":{}}\n"
+        "{\"body\":{\"input\":\"a\"},\"custom_id\":\"b\",\"url\":\"/v1/"
+        "classify\",\"method\":\"POST\"}";
     uint8_t first = (uint8_t)n;
-    if (n > N_ENDPOINTS)
+    if (n > LINES)
         return 0;
     msgpack_sbuffer_write(&w->buffer, (const char *)&first, 1);
     if (n == RESULTS)
         seed_results(w);
+    else if (n == LINES)
+        msgpack_sbuffer_write(&w->buffer, lines, strlen(lines));
     else
         msgpack_sbuffer_write(&w->buffer, bodies[n], strlen(bodies[n]));
     return 1;
