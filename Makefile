@@ -74,7 +74,7 @@ all: $(BINS) $(CUDA_BINS) ## build the four programs; CUDA=1: and the worker for
 
 $(B)/bin/assayd: $(call objects,broker/main.c) $(BROKER) $(COMMON)
 $(B)/bin/assay-worker: $(call objects,worker/main.c) $(call quick,$(MODEL)) $(COMMON)
-$(B)/bin/assay: $(call objects,broker/cli/main.c broker/options.c broker/data_dir.c broker/workers/spawn.c) $(STORE) $(CLI) $(TEXT) $(COMMON)
+$(B)/bin/assay: $(call objects,broker/cli/main.c broker/options.c broker/http/options.c broker/data_dir.c broker/workers/spawn.c) $(STORE) $(CLI) $(TEXT) $(COMMON)
 $(UNIT): $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/lib/assay.a
 $(UNIT): LDLIBS += -lcmocka
 $(addprefix $(B)/tests/test_,model pipeline quantized reuse): $(call quick,$(filter $(B)/obj/worker/cpu/kernels_%,$(MODEL)))

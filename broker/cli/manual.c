@@ -1,12 +1,11 @@
-/* manual.c - `assay man`: man pages in roff, of assayd too, made from the same tables as --help.
- * `make install` writes all of them. */
+/* manual.c - `assay man`: man pages in roff, of assayd and assay-http too, made from the same tables
+ * as --help. `make install` writes all of them. */
 #include <string.h>
 
 #include "broker/cli/cli.h"
 #include "broker/cli/target.h"
+#include "broker/http/options.h"
 #include "broker/options.h"
-
-#define BROKER "assayd"
 
 /* Escapes text for roff, so that backslashes and hyphens are shown as they are and no line is a
  * request. */
@@ -158,15 +157,38 @@ static void put_overview_page(FILE *f, const struct cli_verb *verbs)
     fputs(".SH SEE ALSO\n.BR assayd (1)\n", f);
 }
 
-static void put_broker_page(FILE *f)
+/* The programs beside `assay`. */
+struct program {
+    const char *name, *about, *synopsis, *signals, *exit_codes, *examples, *see_also;
+    int (*describe)(int k, struct option_help *out);
+};
+
+static const struct program programs[] = {
+    {"assayd", options_about, "\\fB\\-\\-model\\fR \\fIDIR\\fR [\\fIoptions\\fR]", options_signals,
+        options_exit_codes, options_examples, ".BR assay (1),\n.BR assay\\-http (1)",
+        options_describe},
+    {"assay-http", http_about, "[\\fIoptions\\fR]", http_signals, http_exit_codes, http_examples,
+        ".BR assayd (1)", http_options_describe},
+};
+enum { N_PROGRAMS = sizeof programs / sizeof programs[0] };
+
+static const struct program *find_program(const char *name)
+{
+    for (int k = 0; k < N_PROGRAMS; k++)
+        if (strcmp(programs[k].name, name) == 0)
+            return &programs[k];
+    return NULL;
+}
+
+static void put_program_page(FILE *f, const struct program *p)
 {
     struct option_help o;
-    put_head(f, BROKER, BROKER);
-    put_all(f, options_about);
-    fputs("\n.SH SYNOPSIS\n\\fBassayd\\fR \\fB\\-\\-model\\fR \\fIDIR\\fR [\\fIoptions\\fR]\n"
-          ".SH OPTIONS\n",
-        f);
-    for (int k = 0; options_describe(k, &o); k++) {
+    put_head(f, p->name, p->name);
+    put_all(f, p->about);
+    fputs("\n.SH SYNOPSIS\n\\fB", f);
+    put_all(f, p->name);
+    fprintf(f, "\\fR %s\n.SH OPTIONS\n", p->synopsis);
+    for (int k = 0; p->describe(k, &o); k++) {
         fputs(".TP\n\\fB\\-\\-", f);
         put_all(f, o.name);
         fputs("\\fR", f);
@@ -180,20 +202,20 @@ static void put_broker_page(FILE *f)
         fputs(".\n", f);
     }
     fputs(".SH SIGNALS\n", f);
-    put_all(f, options_signals);
+    put_all(f, p->signals);
     fputc('\n', f);
-    put_exit_codes(f, options_exit_codes);
-    put_examples(f, options_examples);
-    fputs(".SH SEE ALSO\n.BR assay (1)\n", f);
+    put_exit_codes(f, p->exit_codes);
+    put_examples(f, p->examples);
+    fprintf(f, ".SH SEE ALSO\n%s\n", p->see_also);
 }
 
-/* Writes a page by name: the overview, the broker's, or a verb's. */
+/* Writes a page by name: the overview, a program's, or a verb's. */
 static void put_page(FILE *f, const struct cli *c, const char *name, const struct cli_verb *verb)
 {
     if (verb)
         put_verb_page(f, verb);
-    else if (strcmp(name, BROKER) == 0)
-        put_broker_page(f);
+    else if (find_program(name))
+        put_program_page(f, find_program(name));
     else
         put_overview_page(f, c->verbs);
 }
@@ -218,8 +240,8 @@ static int write_page(const struct cli *c, const char *name, const struct cli_ve
 static int write_pages(const struct cli *c)
 {
     int rc = write_page(c, "assay", NULL);
-    if (rc == 0)
-        rc = write_page(c, BROKER, NULL);
+    for (int k = 0; rc == 0 && k < N_PROGRAMS; k++)
+        rc = write_page(c, programs[k].name, NULL);
     for (const struct cli_verb *verb = c->verbs; rc == 0 && verb->name; verb++)
         rc = write_page(c, "assay", verb);
     return rc;
@@ -230,11 +252,11 @@ int verb_man(const struct cli *c)
     const struct cli_verb *verb = c->verbs;
     if (c->value[CLI_DIR])
         return write_pages(c);
-    int is_whole = !c->operand || strcmp(c->operand, BROKER) == 0;
+    int is_whole = !c->operand || find_program(c->operand);
     while (!is_whole && verb->name && strcmp(verb->name, c->operand) != 0)
         verb++;
     if (!verb->name)
-        return cli_usage("man: expected a verb or %s, found '%s'", BROKER, c->operand);
+        return cli_usage("man: expected a verb, assayd or assay-http, found '%s'", c->operand);
     put_page(stdout, c, c->operand ? c->operand : "assay", is_whole ? NULL : verb);
     return EX_OK;
 }

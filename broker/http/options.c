@@ -54,6 +54,24 @@ static const struct {
     {"log-level", "LEVEL", "error, warn, info or debug (default info)", LEVEL, 0, 0, 0},
 };
 
+const char http_about[] =
+    "answers HTTP clients of reward models and rerankers with a broker's scores";
+const char http_examples[] =
+    "  assayd --model ./my-reward-model --data assay-data &\n"
+    "  assay-http --data assay-data --listen 127.0.0.1:8000 &\n"
+    "  curl -s localhost:8000/classify -H 'Content-Type: application/json' \\\n"
+    "    -d '{\"input\": \"3 + 4 = 7\"}'\n"
+    "  assay-http --data assay-data --listen 0.0.0.0:8443 --api-keys keys.txt \\\n"
+    "    --tls-cert cert.pem --tls-key key.pem\n"
+    "  assay-http --data assay-data --files assay-files   # with OpenAI's files and batches\n"
+    "  assayd --model ./my-reward-model --http 127.0.0.1:8000   # both at once\n";
+const char http_signals[] =
+    "SIGTERM and SIGINT end it when the requests under way have their replies, or after five "
+    "seconds.";
+const char http_exit_codes[] =
+    "0 ended by a signal; 64 usage; 69 cannot listen or connect, or the folder of --files is in "
+    "use; 78 a file that an option names cannot be used.";
+
 #define N_OPTIONS ((int)(sizeof table / sizeof table[0]))
 
 static int usage(const char *name, const char *expected, const char *found)
@@ -151,25 +169,28 @@ int http_options_parse(struct http_options *o, int argc, char **argv)
     return check_together(o);
 }
 
+int http_options_describe(int k, struct option_help *out)
+{
+    static const struct option_help more[] = {
+        {"help", NULL, "this text", 0}, {"version", NULL, "the version", 0}};
+    if (k >= N_OPTIONS + 2)
+        return 0;
+    if (k >= N_OPTIONS)
+        *out = more[k - N_OPTIONS];
+    else
+        *out = (struct option_help){table[k].name, table[k].argument, table[k].help, 0};
+    return 1;
+}
+
 void http_options_print_help(void)
 {
-    printf("assay-http - answers HTTP clients of reward models and rerankers with a broker's "
-           "scores\n\nExamples:\n"
-           "  assayd --model ./my-reward-model --data assay-data &\n"
-           "  assay-http --data assay-data --listen 127.0.0.1:8000 &\n"
-           "  curl -s localhost:8000/classify -H 'Content-Type: application/json' \\\n"
-           "    -d '{\"input\": \"3 + 4 = 7\"}'\n"
-           "  assay-http --data assay-data --listen 0.0.0.0:8443 --api-keys keys.txt \\\n"
-           "    --tls-cert cert.pem --tls-key key.pem\n"
-           "  assay-http --data assay-data --files assay-files   # with OpenAI's files and "
-           "batches\n\nOptions:\n");
-    for (int k = 0; k < N_OPTIONS; k++) {
+    struct option_help o;
+    printf("assay-http - %s\n\nExamples:\n%s\nOptions:\n", http_about, http_examples);
+    for (int k = 0; http_options_describe(k, &o); k++) {
         char left[48];
-        snprintf(left, sizeof left, "--%s %s", table[k].name, table[k].argument);
-        printf("  %-28s %s\n", left, table[k].help);
+        snprintf(left, sizeof left, "--%s%s%s", o.name, o.argument ? " " : "",
+            o.argument ? o.argument : "");
+        printf("  %-28s %s\n", left, o.help);
     }
-    printf("  %-28s %s\n  %-28s %s\n", "--help", "this text", "--version", "the version");
-    printf("\nSIGTERM and SIGINT end it when the requests under way have their replies, or after "
-           "five\nseconds.\n\nExit codes: 0 ended by a signal; 64 usage; 69 cannot listen or "
-           "connect; 78 a file that an\noption names cannot be used\n");
+    printf("\n%s\n\nExit codes: %s\n", http_signals, http_exit_codes);
 }

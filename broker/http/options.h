@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "broker/http/card.h"
+#include "broker/options.h"
 
 struct http_options {
     const char *connect, *data, *listen, *api_keys, *tls_cert, *tls_key, *files;
@@ -17,5 +18,9 @@ struct http_options {
 /* Returns 0, or an exit code after printing the error to stderr. */
 int http_options_parse(struct http_options *o, int argc, char **argv);
 void http_options_print_help(void);
+
+/* The parts of the help text, for the man page. */
+extern const char http_about[], http_examples[], http_signals[], http_exit_codes[];
+int http_options_describe(int k, struct option_help *out); /* the k-th: 1, or 0: there are fewer */
 
 #endif

@@ -49,7 +49,7 @@ def test_an_option_that_a_verb_does_not_use_is_refused(directory):
 
 def test_man_pages_say_what_help_says(directory):
     assert run("man", "--dir", directory).returncode == 0
-    assert {path.name for path in directory.glob("*.1")} == {"assay.1", "assayd.1", *(f"assay-{verb}.1" for verb in verbs())}
+    assert {path.name for path in directory.glob("*.1")} == {"assay.1", "assayd.1", "assay-http.1", *(f"assay-{verb}.1" for verb in verbs())}
     overview = (directory / "assay.1").read_text()
     for verb in verbs():
         page = (directory / f"assay-{verb}.1").read_text()
@@ -63,10 +63,11 @@ def test_man_pages_say_what_help_says(directory):
         assert [name.replace("\\-", "-") for name in found] == options
         headings = [page.index(f".SH {name}") for name in ("NAME", "SYNOPSIS", "OPTIONS", "EXAMPLES")]
         assert headings == sorted(headings)
-    page, help_text = (directory / "assayd.1").read_text(), subprocess.run([BIN / "assayd", "--help"], capture_output=True, text=True).stdout
-    assert page == run("man", "assayd").stdout
-    found = re.findall(r"^\\fB\\-\\-(\S+?)\\fR", page, re.M)
-    assert [name.replace("\\-", "-") for name in found] == re.findall(r"^  --([a-z-]+)", help_text, re.M)
+    for program in ("assayd", "assay-http"):
+        page, help_text = (directory / f"{program}.1").read_text(), subprocess.run([BIN / program, "--help"], capture_output=True, text=True).stdout
+        assert page == run("man", program).stdout
+        found = re.findall(r"^\\fB\\-\\-(\S+?)\\fR", page, re.M)
+        assert [name.replace("\\-", "-") for name in found] == re.findall(r"^  --([a-z-]+)", help_text, re.M)
     assert run("man", "nothing").returncode == 64
     assert run("man", "--dir", directory / "missing").returncode == 74
 
