@@ -126,7 +126,7 @@ int lines_is_changed(const struct lines *l)
     return jsonl_is_changed(l->file);
 }
 
-int64_t lines_count(const struct lines *l)
+int64_t lines_count(struct lines *l)
 {
     return jsonl_count(l->file);
 }

@@ -36,7 +36,7 @@ struct slice lines_refused(struct lines *l, const struct line *line);
 /* jsonl_opened, jsonl_is_changed of the input */
 const struct stat *lines_opened(const struct lines *l);
 int lines_is_changed(const struct lines *l);
-/* Returns the number of lines, -1 if unknown. */
-int64_t lines_count(const struct lines *l);
+/* jsonl_count: counts on, returns the number of lines, or -1. */
+int64_t lines_count(struct lines *l);
 
 #endif

@@ -140,7 +140,7 @@ static int score_open(struct score *s, int *whole)
         return rc;
     if ((rc = run_open(&s->run, c)) != 0)
         return rc;
-    progress_init(&s->progress, c->stderr_tty, lines_count(s->lines));
+    progress_init(&s->progress, c->stderr_tty, -1);
     s->waiting =
         (struct waiting){.progress = &s->progress, .refuse = c->value[CLI_NO_WAIT] != NULL};
     rc = c->value[CLI_MODEL] ? start_broker(s) : cli_connect(c, &s->client);
@@ -293,6 +293,8 @@ static int fetch(struct score *s, int wait_ms, int *ended, struct err *e)
         rc = tell_what_blocks(s, e);
     if (rc == 0)
         rc = output_flush(&s->output, e);
+    if (s->progress.on && s->progress.total < 0)
+        s->progress.total = lines_count(s->lines);
     progress_show(&s->progress, s->got + s->feeder.n_bad, s->output.n_failed, 0);
     return rc;
 }

@@ -32,6 +32,8 @@ static int feed_all(struct feeder *f, struct progress *progress, struct waiting 
                 "job '%s' is cancelled: rows that are not finished are never scored; take another "
                 "key, or `assay purge` this one first",
                 f->key);
+        if (progress->on && progress->total < 0)
+            progress->total = lines_count(f->lines);
         progress_show(progress, f->n_rows, f->n_bad, 0);
     }
     progress_end(progress);
@@ -133,7 +135,7 @@ int verb_submit(const struct cli *c)
         feeder.models = c->value[CLI_MODELS];
         feeder.keeps_bad = 1;
         feeder.on_line = tell_bad_line;
-        progress_init(&progress, c->stderr_tty, lines_count(lines));
+        progress_init(&progress, c->stderr_tty, -1);
         rc = send_all(c, &feeder, &progress);
         feeder_release(&feeder);
     }

@@ -9,6 +9,7 @@
 #include <zstd.h>
 #include <zstd_errors.h>
 
+#include "broker/cli/signals.h"
 #include "schema/alloc.h"
 
 #define BUFFER_BYTES (1u << 17)
@@ -50,20 +51,23 @@ struct source {
     unsigned char bytes[BUFFER_BYTES];
 };
 
-/* Makes bytes available. Returns 1, 0 at the end, -1 on failure. */
-static int refill(struct source *s)
-{
-    if (s->at < s->n)
-        return 1;
-    s->at = 0;
-    s->n = fread(s->bytes, 1, sizeof s->bytes, s->file);
-    return s->n > 0 ? 1 : ferror(s->file) ? -1 : 0;
-}
-
 static int damaged(int why)
 {
     errno = why;
     return -1;
+}
+
+/* Makes bytes available. Returns 1, 0 at the end, -1 on failure, or with EINTR after a signal:
+ * compressed bytes may go on for ever and hold none, as zeros behind a member do. */
+static int refill(struct source *s)
+{
+    if (s->at < s->n)
+        return 1;
+    if (cli_interrupted())
+        return damaged(EINTR);
+    s->at = 0;
+    s->n = fread(s->bytes, 1, sizeof s->bytes, s->file);
+    return s->n > 0 ? 1 : ferror(s->file) ? -1 : 0;
 }
 
 static int close_source(struct source *s)

@@ -16,6 +16,7 @@
 #include "broker/cli/input/foreign.h"
 #include "broker/cli/input/forgive.h"
 #include "broker/cli/input/inflate.h"
+#include "broker/cli/input/line_count.h"
 #include "broker/cli/signals.h"
 #include "schema/alloc.h"
 #include "schema/regular.h"
@@ -23,6 +24,8 @@
 #include "schema/log.h"
 #include "schema/utf8.h"
 
+#define COUNT_MS 20           /* for one look at the count */
+#define LOOK_BYTES (1u << 16) /* of a line, between two looks whether a signal came */
 #define POLL_MS 100
 #define SILENT_MS 2000 /* after that, say that the pipe has no writer */
 
@@ -31,42 +34,13 @@ struct jsonl {
     struct stat opened;
     int is_begun;            /* the first bytes were looked at */
     const char *name, *path; /* NULL: stdin */
-    int64_t number, total;
+    int64_t number;
+    struct line_count count;
     char *text;
     size_t text_bytes, text_len;
     int (*is_read)(const char *key, size_t len);
     int (*is_id)(const char *key, size_t len);
 };
-
-static int is_plain_file(int fd)
-{
-    struct stat st;
-    char first[4];
-    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode))
-        return 0;
-    ssize_t n = pread(fd, first, sizeof first, 0);
-    return n >= 0 && !inflate_is_compressed(first, (size_t)n);
-}
-
-static int64_t count_lines(const char *path)
-{
-    struct stat st; /* opening and closing a pipe would end it for its writer */
-    int fd = stat(path, &st) == 0 && S_ISREG(st.st_mode) ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-    if (fd < 0 || !is_plain_file(fd)) {
-        if (fd >= 0)
-            close(fd);
-        return -1;
-    }
-    static const size_t room = 1 << 16;
-    char *bytes = xcalloc(1, room), last = '\n';
-    int64_t n = 0;
-    for (ssize_t got; (got = read(fd, bytes, room)) > 0; last = bytes[got - 1])
-        for (char *p = bytes; (p = memchr(p, '\n', (size_t)(bytes + got - p))) != NULL; p++)
-            n++;
-    free(bytes);
-    close(fd);
-    return n + (last != '\n');
-}
 
 /* main.c holds a closed stdin with an O_PATH directory. Reading that fails with an error of its
  * own, so it does not count here. */
@@ -106,7 +80,7 @@ int jsonl_open(struct jsonl **out, const char *path, struct err *e)
     int is_file = path && strcmp(path, "-") != 0;
     j->name = is_file ? path : "stdin";
     j->path = is_file ? path : NULL;
-    j->total = -1;
+    line_count_init(&j->count, NULL);
     j->file = is_file ? open_file(path) : stdin;
     *out = j;
     if (j->file && !is_directory(fileno(j->file)))
@@ -126,6 +100,7 @@ void jsonl_close(struct jsonl **out)
         return;
     if (j->file && j->file != stdin)
         fclose(j->file);
+    line_count_release(&j->count);
     free(j->text);
     free(j);
     *out = NULL;
@@ -155,9 +130,9 @@ int jsonl_is_changed(const struct jsonl *j)
                now.st_mtim.tv_nsec != was->st_mtim.tv_nsec);
 }
 
-int64_t jsonl_count(const struct jsonl *j)
+int64_t jsonl_count(struct jsonl *j)
 {
-    return j->total;
+    return line_count_go_on(&j->count, COUNT_MS);
 }
 
 static void grow_text(struct jsonl *j)
@@ -168,13 +143,22 @@ static void grow_text(struct jsonl *j)
         die(71, "event=out_of_memory wanted=%zu bytes", j->text_bytes);
 }
 
+static int is_stopped(void)
+{
+    if (cli_interrupted())
+        errno = EINTR;
+    return cli_interrupted();
+}
+
 /* Reads the next line, without its newline, into j->text. Returns 1, 0 at the end of the file, 2 if
- * the line is beyond JSONL_MAX_BYTES. */
+ * the line is beyond JSONL_MAX_BYTES, -1 with EINTR if a signal came: a line may have no end, and
+ * so may a row of blank ones. */
 static int read_line(struct jsonl *j)
 {
-    int byte, too_long = 0;
+    int byte = EOF, too_long = 0, stopped = is_stopped();
     j->text_len = 0;
-    while ((byte = getc_unlocked(j->file)) != EOF && byte != '\n') {
+    for (uint64_t n = 1; !stopped && (byte = getc_unlocked(j->file)) != EOF && byte != '\n'; n++) {
+        stopped = n % LOOK_BYTES == 0 && is_stopped();
         too_long |= j->text_len >= JSONL_MAX_BYTES;
         if (too_long)
             continue;
@@ -182,8 +166,8 @@ static int read_line(struct jsonl *j)
             grow_text(j);
         j->text[j->text_len++] = (char)byte;
     }
-    if (too_long)
-        return 2;
+    if (stopped || too_long)
+        return stopped ? -1 : 2;
     return byte != EOF || j->text_len > 0;
 }
 
@@ -337,6 +321,8 @@ static void parse(struct jsonl *j, struct jsonl_line *line)
 
 static int tell_read_error(const struct jsonl *j, struct err *e)
 {
+    if (errno == EINTR && cli_interrupted())
+        return err_set(e, ASSAY_EIO, "stopped while '%s' was read", j->name);
     if (errno == EBADMSG)
         return err_set(e, ASSAY_EIO, "cannot read '%s': near line %lld: it is damaged or cut off",
             j->name, (long long)j->number);
@@ -374,8 +360,8 @@ int jsonl_look(struct jsonl *j, struct err *e)
     if (fstat(fileno(j->file), &st) != 0 || !S_ISREG(st.st_mode))
         return 0;
     int rc = begin(j, e);
-    if (rc == 0 && j->path)
-        j->total = count_lines(j->path);
+    if (rc == 0)
+        line_count_init(&j->count, j->path);
     return rc;
 }
 
@@ -390,7 +376,7 @@ int jsonl_next(struct jsonl *j, struct jsonl_line *line, struct err *e)
         j->number++;
         drop_mark(j);
     } while (got == 1 && is_blank(j));
-    if (ferror(j->file))
+    if (got < 0 || ferror(j->file))
         return tell_read_error(j, e);
     if (got == 0)
         return 0;

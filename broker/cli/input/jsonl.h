@@ -7,8 +7,9 @@
  * skipped, because files may have been concatenated.
  *
  * This is the way into the folder, which knows neither verbs nor options nor the broker:
- * inflate.h decompresses, foreign.h recognises other files, forgive.h and beginning.h help with
- * lines that the JSON reader refuses, and columns.h says what the columns of a line mean. */
+ * inflate.h decompresses, line_count.h counts, foreign.h recognises other files, forgive.h and
+ * beginning.h help with lines that the JSON reader refuses, and columns.h says what the columns of
+ * a line mean. */
 #ifndef ASSAY_JSONL_H
 #define ASSAY_JSONL_H
 
@@ -45,14 +46,15 @@ void jsonl_close(struct jsonl **j);
 /* From now on, tolerates what the JSON reader cannot hold where it does not matter (forgive.h). */
 void jsonl_forgive(struct jsonl *j, int (*is_read)(const char *key, size_t len),
     int (*is_id)(const char *key, size_t len));
-/* Returns 1 and *line, 0 at the end, negative when reading failed. */
+/* Returns 1 and *line, 0 at the end, negative when reading failed or a signal came. */
 int jsonl_next(struct jsonl *j, struct jsonl_line *line, struct err *e);
 /* The file as it was when it was opened. */
 const struct stat *jsonl_opened(const struct jsonl *j);
 /* 1: the file has been written to since it was opened. A pipe never has. */
 int jsonl_is_changed(const struct jsonl *j);
-/* Returns the number of lines, -1 if unknown before the end (a pipe, a compressed file). */
-int64_t jsonl_count(const struct jsonl *j);
+/* Counts the lines for some milliseconds more. Returns their number once it is known, -1 before,
+ * and always of a pipe and of a compressed file. */
+int64_t jsonl_count(struct jsonl *j);
 
 /* "a string", "an array" .. */
 const char *json_kind(const json_t *value);
