@@ -197,6 +197,15 @@ static int64_t least(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+/* A chunk is a small part of a message, and of what the broker's queue holds. */
+static int64_t chunk_bytes(const struct card *card)
+{
+    const json_t *limits = json_object_get(card->info, "limits");
+    int64_t queued = json_integer_value(json_object_get(limits, "max_queued_bytes"));
+    int64_t most = least(CHUNK_BYTES, card->max_message_bytes / 2);
+    return queued > 0 ? least(most, queued / 4) : most;
+}
+
 static int go_on(struct batches *bs, struct batch *b)
 {
     struct run *r = b->run;
@@ -208,8 +217,7 @@ static int go_on(struct batches *bs, struct batch *b)
     json_t *own = json_pack("{s:s, s:s, s:s, s:I, s:I, s:i, s:i, s:i, s:i}", "model",
         r->model->name, "digest", r->model->digest, "mode", r->model->mode, "chunk_rows",
         (json_int_t)least(CHUNK_ROWS, r->card->max_rows), "chunk_bytes",
-        (json_int_t)least(CHUNK_BYTES, r->card->max_message_bytes / 2), "next_line", 0, "chunk", 0,
-        "rows", 0, "refused", 0);
+        (json_int_t)chunk_bytes(r->card), "next_line", 0, "chunk", 0, "rows", 0, "refused", 0);
     if (batch_set(bs, b, fields, own, &e) == 0)
         return 1;
     log_warn("event=batch_not_begun id=%s reason=\"%s\"", b->id, e.msg);
@@ -423,8 +431,12 @@ static int work(struct batches *bs, struct batch *b, const char *ends, struct er
         return 0;
     if (ends && batch_number(bs, b, 1, "chunk") > 0)
         rc = cancel(bs, b, e);
-    if (rc == 0 && !ends && !batch_number(bs, b, 1, "sealed"))
+    if (rc == 0 && !ends && !batch_number(bs, b, 1, "sealed") && now_mono_ms() >= r->submit_due_ms)
         rc = does = batch_submit(bs, b, e);
+    if (rc == ASSAY_EQUEUEFULL) { /* results make room */
+        r->submit_due_ms = now_mono_ms() + (e->retry_after_ms > 0 ? e->retry_after_ms : AGAIN_MS);
+        rc = does = 0;
+    }
     if (rc >= 0 && batch_number(bs, b, 1, "chunk") > 0 && has_card && !r->is_read) {
         rc = ask_status(bs, b, e);
         if (rc == 0 && r->is_checked)

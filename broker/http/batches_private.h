@@ -39,6 +39,7 @@ struct run {
     int is_checked;                 /* the job is of the batch's checkpoint */
     int is_cancelled;               /* the broker knows that it is to end */
     int is_read;                    /* all results are */
+    long long submit_due_ms;        /* the queue was full */
     long long status_due_ms;
     struct output output, errors_output;
     uint32_t completed, failed;

@@ -384,6 +384,16 @@ def test_a_window_that_ends(directory):
         assert {line["error"]["code"] for line in errors.values()} == {"batch_expired"}
 
 
+def test_a_queue_that_is_full(directory):
+    """Chunks fit into the queue, and wait for room in it; a line that never fits fails the batch by name."""
+    with Broker(directory / "d", model=MODEL, options=["--max-queued-bytes", 65536]) as broker, Batches(directory, broker) as http:
+        done = http.wait(http.begin(lines([{"input": [[k % 300, 5, 7, k // 300] * 30]} for k in range(600)])), 90)
+        assert done["status"] == "completed" and done["request_counts"] == {"total": 600, "completed": 600, "failed": 0}
+        done = http.wait(http.begin(lines([{"input": [[5, 6] * 250] * 60}])))
+        assert done["status"] == "failed" and done["errors"]["data"][0]["code"] == "too_large"
+        wait_until(lambda: not broker.sql("select key from jobs"))
+
+
 def test_kills(directory, tmp_path):
     """assay-http and assayd are killed again and again, apart and together: every line once, with the scores of a run in peace."""
     bodies = [{"input": [[3 + (i * 31 + k) % 90 for k in range(80 + i % 50)]] * (1 + (i % 7 == 0))} if i % 11 else {"input": "a", "dimensions": 1} for i in range(3000)]
