@@ -206,6 +206,17 @@ static int64_t chunk_bytes(const struct card *card)
     return queued > 0 ? least(most, queued / 4) : most;
 }
 
+/* What of the broker's info the batch needs to the end: its model, as clients call it. */
+static json_t *info_of(const struct card *card, const struct card_model *model)
+{
+    json_t *names = json_array();
+    for (int i = 0; model == &card->models[0] && i < card->n_names; i++)
+        json_array_append_new(names, json_string(card->names[i]));
+    return json_pack("{s:s, s:O, s:[{s:s, s:s, s:O}], s:[], s:o}", "state", "ready", "limits",
+        json_object_get(card->info, "limits"), "models", "name", model->name, "mode", model->mode,
+        "model", (json_t *)model->json, "workers", "names", names);
+}
+
 static int go_on(struct batches *bs, struct batch *b)
 {
     struct run *r = b->run;
@@ -214,10 +225,11 @@ static int go_on(struct batches *bs, struct batch *b)
         json_pack("{s:I, s:i, s:i}", "total", (json_int_t)r->lines.n, "completed", 0, "failed", 0);
     json_t *fields = json_pack("{s:s, s:I, s:o}", "status", "in_progress", "in_progress_at",
         now_s(), "request_counts", counts);
-    json_t *own = json_pack("{s:s, s:s, s:s, s:I, s:I, s:i, s:i, s:i, s:i}", "model",
-        r->model->name, "digest", r->model->digest, "mode", r->model->mode, "chunk_rows",
-        (json_int_t)least(CHUNK_ROWS, r->card->max_rows), "chunk_bytes",
-        (json_int_t)chunk_bytes(r->card), "next_line", 0, "chunk", 0, "rows", 0, "refused", 0);
+    json_t *own = json_pack("{s:o, s:s, s:s, s:s, s:I, s:I, s:i, s:i, s:i, s:i}", "info",
+        info_of(r->card, r->model), "model", r->model->name, "digest", r->model->digest, "mode",
+        r->model->mode, "chunk_rows", (json_int_t)least(CHUNK_ROWS, r->card->max_rows),
+        "chunk_bytes", (json_int_t)chunk_bytes(r->card), "next_line", 0, "chunk", 0, "rows", 0,
+        "refused", 0);
     if (batch_set(bs, b, fields, own, &e) == 0)
         return 1;
     log_warn("event=batch_not_begun id=%s reason=\"%s\"", b->id, e.msg);
@@ -254,25 +266,56 @@ static void show_held(struct batches *bs, struct batch *b, const char *reason)
         bs, b, json_pack("{s:o}", "errors", reason ? batch_errors("held", reason) : json_null()));
 }
 
-/* Lines are read only as the checkpoint and mode take them that the batch was begun with. */
-static int take_card(struct batches *bs, struct batch *b)
+/* The card that the batch was begun with: lines are read, and answers written, as its model has
+ * them, whatever the broker serves by now. */
+static struct card *own_card(struct batches *bs, struct batch *b)
+{
+    const char *names[CARD_MAX_NAMES];
+    struct card *card = NULL;
+    struct err e = {0};
+    json_t *name;
+    size_t k;
+    pthread_mutex_lock(&bs->lock);
+    json_t *info = json_deep_copy(json_object_get(b->own, "info"));
+    pthread_mutex_unlock(&bs->lock);
+    json_array_foreach(json_object_get(info, "names"), k, name)
+    {
+        if (k < CARD_MAX_NAMES)
+            names[k] = json_string_value(name); /* lies in the card's own info */
+    }
+    int n = (int)(k < CARD_MAX_NAMES ? k : CARD_MAX_NAMES);
+    if (card_new(&card, info, names, n, &e) != 0)
+        log_warn("event=batch_record id=%s reason=\"%s\"", b->id, e.msg);
+    return card;
+}
+
+/* Has the broker the checkpoint and mode under the model's name that the batch was begun with? */
+static int is_served(struct batches *bs, struct batch *b)
 {
     char model[256], digest[128], mode[1024];
-    struct run *r = b->run;
     batch_text(bs, b, 1, "model", model, sizeof model);
     batch_text(bs, b, 1, "digest", digest, sizeof digest);
     batch_text(bs, b, 1, "mode", mode, sizeof mode);
-    struct card *card = r->card ? NULL : link_card(bs->options.link);
+    struct card *card = link_card(bs->options.link);
     const struct card_model *m = card ? card_model_named(card, model) : NULL;
     int is_it = m && strcmp(m->digest, digest) == 0 && strcmp(m->mode, mode) == 0;
-    if (is_it)
-        r->card = card_hold(card);
-    else if (card)
-        show_held(bs, b,
-            "the broker has another checkpoint or mode of the model than the batch was begun with, "
-            "or has not the model");
     card_release(&card);
-    return r->card != NULL;
+    return is_it;
+}
+
+/* A job is made only while the checkpoint is served. Once it is there the broker sees to it: a job
+ * is of one checkpoint, and is held without it. */
+static int take_card(struct batches *bs, struct batch *b)
+{
+    struct run *r = b->run;
+    if (!r->card)
+        r->card = own_card(bs, b);
+    if (batch_number(bs, b, 1, "chunk") > 0 || is_served(bs, b))
+        return r->card != NULL;
+    show_held(bs, b,
+        "the broker has another checkpoint or mode of the model than the batch was begun with, or "
+        "has not the model");
+    return 0;
 }
 
 /* They never fall: after a start results are read again from the first. */
@@ -294,10 +337,9 @@ static int begin_again(struct batches *bs, struct batch *b, struct err *e)
     forget_results(bs, r);
     msg_writer_clear(&r->rows);
     r->n_rows = r->until = r->refused = 0;
-    r->is_checked = 0;
     return batch_set(bs, b, json_object(),
-        json_pack("{s:i, s:i, s:i, s:i, s:i}", "next_line", 0, "chunk", 0, "rows", 0, "refused", 0,
-            "sealed", 0),
+        json_pack("{s:i, s:i, s:i, s:i, s:i, s:i}", "checked", 0, "next_line", 0, "chunk", 0,
+            "rows", 0, "refused", 0, "sealed", 0),
         e);
 }
 
@@ -319,8 +361,10 @@ static int take_status(struct batches *bs, struct batch *b, const json_t *status
         return err_set(e, ASSAY_EINTERNAL,
             "the broker scores the job with another checkpoint or mode than the batch was begun "
             "with");
-    b->run->is_checked = of && in;
     show_held(bs, b, reason);
+    if (of && in && !batch_number(bs, b, 1, "checked") &&
+        batch_set(bs, b, json_object(), json_pack("{s:i}", "checked", 1), e) != 0)
+        return e->code;
     if (state && strcmp(state, "cancelled") == 0 && batch_number(bs, b, 0, "cancelling_at") == 0)
         return batch_set(bs, b,
             json_pack("{s:s, s:I}", "status", "cancelling", "cancelling_at", now_s()), NULL, e);
@@ -333,7 +377,7 @@ static int ask_status(struct batches *bs, struct batch *b, struct err *e)
     struct slice reply;
     struct msg_reader r;
     json_t *status = NULL;
-    if (b->run->is_checked && now_mono_ms() < b->run->status_due_ms)
+    if (batch_number(bs, b, 1, "checked") && now_mono_ms() < b->run->status_due_ms)
         return 0;
     batch_key(b, key);
     msg_key_str(call_begin(bs->call, "status", 1), "job", key);
@@ -439,7 +483,7 @@ static int work(struct batches *bs, struct batch *b, const char *ends, struct er
     }
     if (rc >= 0 && batch_number(bs, b, 1, "chunk") > 0 && has_card && !r->is_read) {
         rc = ask_status(bs, b, e);
-        if (rc == 0 && r->is_checked)
+        if (rc == 0 && batch_number(bs, b, 1, "checked"))
             rc = batch_collect(bs, b, e);
         does |= rc > 0;
         show_counts(bs, b);
@@ -448,7 +492,7 @@ static int work(struct batches *bs, struct batch *b, const char *ends, struct er
         return rc;
     int has_job = batch_number(bs, b, 1, "chunk") > 0;
     int is_sent = ends || batch_number(bs, b, 1, "sealed");
-    int is_blind = ends && (!has_card || !r->is_checked); /* its results cannot be told */
+    int is_blind = ends && !(has_card && batch_number(bs, b, 1, "checked")); /* whose they are */
     if (is_sent && (!has_job || r->is_read || is_blind))
         return finish(bs, b, ends ? ends : "completed", e);
     return does;
@@ -466,7 +510,7 @@ static int handle(struct batches *bs, struct batch *b, const struct err *why)
     case ASSAY_EMODEL:
         return wait_ms(b, why->retry_after_ms > 0 ? why->retry_after_ms : AGAIN_MS);
     case ASSAY_ESTATE: /* held, or cancelled: its status says so */
-        b->run->is_checked = 0;
+        b->run->status_due_ms = 0;
         if (ask_status(bs, b, &e) == ASSAY_EINTERNAL)
             return fail(bs, b, "server_error", e.msg);
         return wait_ms(b, AGAIN_MS);

@@ -36,7 +36,6 @@ struct run {
     struct part **parts;            /* [lines] */
     unsigned char *is_answered;     /* [lines] */
     uint64_t after;                 /* the cursor in the results */
-    int is_checked;                 /* the job is of the batch's checkpoint */
     int is_cancelled;               /* the broker knows that it is to end */
     int is_read;                    /* all results are */
     long long submit_due_ms;        /* the queue was full */

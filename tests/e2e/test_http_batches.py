@@ -340,7 +340,7 @@ def test_a_disk_that_is_full(directory, broker):
     http = Batches(directory, broker)
     http.start()
     small = http.upload(lines([{"input": f"a {k}"} for k in range(300)]))
-    limit = 1500
+    limit = 8000
     resource.prlimit(http.process.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     body, headers = form(b"x" * 100000)
     status, _, text = http.ask("POST", "/v1/files", body, headers)
