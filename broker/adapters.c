@@ -159,7 +159,7 @@ static int find_model(
     *m = b->models[0];
     if (q->models.n == 0 || !b->catalog)
         return 0;
-    int rc = catalog_find(b->catalog, "model", q->models.of[0], &found, e);
+    int rc = catalog_find(b->catalog, NULL, "model", q->models.of[0], &found, e);
     for (int k = 0; rc == 0 && k < BROKER_MODELS; k++)
         if (b->models[k] && b->models[k]->id == found->id)
             *m = b->models[k];

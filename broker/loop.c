@@ -425,7 +425,8 @@ int loop_run(struct broker *b, struct err *e)
     long long housekeeping_ms = 0, drained_by_ms = 0, sockets_ms = 0;
     int signal_fd = open_signals(b, e), rc = signal_fd < 0 ? signal_fd : 0;
     if (rc == 0) /* its threads have the signals blocked */
-        rc = inbox_new(&b->inbox, b->clients, &b->admit, &b->models[0]->text, &b->limits, e);
+        rc = inbox_new(&b->inbox, b->clients, &b->admit, &b->catalog, &b->models[0]->text,
+            &b->limits, e);
     if (rc == 0)
         rc = kept_begin(b, e);
     b->at_end = tell_of_failure;

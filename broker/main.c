@@ -73,7 +73,7 @@ static int open_one(struct broker *b, int k, struct err *e)
     m->given_name = o->models[k].name;
     int rc = served_open(b, m, e);
     if (rc == 0)
-        catalog_add(b->catalog, &(struct catalog_model){m->id, &m->info, &m->text});
+        catalog_add(b->catalog, &(struct catalog_model){m->id, 1, &m->info, &m->text});
     return rc;
 }
 
@@ -81,13 +81,12 @@ static int open_models(struct broker *b, struct err *e)
 {
     const struct options *o = b->options;
     int rc = 0;
-    b->catalog = xcalloc(1, sizeof *b->catalog);
+    b->catalog = catalog_new(1);
     for (int k = 0; rc == 0 && k < o->n_models; k++)
         rc = open_one(b, k, e);
     if (rc != 0)
         return rc;
     b->admit.model = &b->models[0]->info;
-    b->admit.catalog = b->catalog;
     b->limits = (struct request_limits){(uint64_t)o->max_message_bytes,
         (uint32_t)o->max_rows_per_message, b->models[0]->info.max_len};
     return 0;
@@ -265,7 +264,7 @@ static void close_broker(struct broker *b)
         served_release(b->models[k]);
         free(b->models[k]);
     }
-    free(b->catalog);
+    catalog_let_go(&b->catalog);
 }
 
 static int exit_code_of(const struct err *e)

@@ -11,12 +11,38 @@
 #include "schema/ids.h"
 #include "schema/utf8.h"
 
-void admit_release(struct admit *a)
+static void free_composers(struct admit *a)
 {
-    if (!a->catalog)
-        composer_free(&a->composer);
     for (int k = 0; k < CATALOG_MOST; k++)
         composer_free(&a->composers[k]);
+}
+
+/* The composers of an earlier catalog may be of models that are gone. */
+void admit_use(struct admit *a, const struct catalog *catalog, const struct catalog_pins *pins)
+{
+    if (catalog && a->composers_of != catalog->version) {
+        free_composers(a);
+        a->composers_of = catalog->version;
+    }
+    a->catalog = catalog;
+    a->pins = pins;
+}
+
+void admit_leave(struct admit *a)
+{
+    if (!a->catalog)
+        return;
+    a->catalog = NULL;
+    a->pins = NULL;
+    a->composer = NULL;
+    a->model = NULL;
+}
+
+void admit_release(struct admit *a)
+{
+    admit_leave(a);
+    composer_free(&a->composer);
+    free_composers(a);
     free(a->joined);
     free(a->ids);
     free(a->positions);

@@ -26,9 +26,11 @@ struct admit {
     struct composed composed; /* the row as it was before it is cut */
     uint32_t ids_room, positions_room, ends_room;
     struct packed_writer packed; /* for the rows that it judges: store_rows_new */
-    /* route.h; catalog NULL: rows are for `model` */
+    /* route.h, between admit_use and admit_leave; catalog NULL: rows are for `model` */
     const struct catalog *catalog;
+    const struct catalog_pins *pins;          /* NULL: none */
     struct composer *composers[CATALOG_MOST]; /* made as they are used; `composer` is one of them */
+    uint64_t composers_of;                    /* the version of the catalog that they are for */
     char route[STORE_ROUTE_BYTES];
     int32_t *joined; /* an ensemble's ids */
     uint32_t joined_room, joined_ends[STORE_MEMBERS];
@@ -37,6 +39,11 @@ struct admit {
 };
 
 void admit_release(struct admit *a);
+
+/* Rows may name these models from now on, until admit_leave. Borrowed. NULL: rows are for
+ * a->model. */
+void admit_use(struct admit *a, const struct catalog *catalog, const struct catalog_pins *pins);
+void admit_leave(struct admit *a);
 
 /* Fills *out with q's row, or with its error. The pointers in *out are into q's message and the
  * buffers of `a`, valid until the next call. With truncate its sequences are cut

@@ -21,6 +21,7 @@ struct line {
 struct inbox {
     void *socket;
     struct preparing with; /* on this thread */
+    struct catalog *const *catalog;
     struct preparers *preparers;
     struct line lines[INBOX_LINES];
     int at_line;                        /* for inbox_rest: those before it are empty */
@@ -29,18 +30,17 @@ struct inbox {
     int was_ready;                      /* the last one given was of these: receive the next */
 };
 
-int inbox_new(struct inbox **out, void *socket, struct admit *admit, const struct text_model *text,
-    const struct request_limits *limits, struct err *e)
+int inbox_new(struct inbox **out, void *socket, struct admit *admit, struct catalog *const *catalog,
+    const struct text_model *text, const struct request_limits *limits, struct err *e)
 {
     struct inbox *in = *out = xcalloc(1, sizeof *in);
     in->socket = socket;
+    in->catalog = catalog;
     in->with = (struct preparing){.admit = admit, .limits = limits, .most_us = PREPARING_US};
     in->ready_end = &in->ready;
     for (int i = 0; i < INBOX_LINES; i++)
         in->lines[i].end = &in->lines[i].first;
-    int rc = preparers_new(&in->preparers, admit->model, text, limits, e);
-    if (rc == 0 && admit->catalog)
-        preparers_use(in->preparers, admit->catalog);
+    int rc = preparers_new(&in->preparers, admit->model, *catalog ? NULL : text, limits, e);
     if (rc != 0)
         inbox_free(out);
     return rc;
@@ -167,8 +167,16 @@ static struct message *take_ready(struct inbox *in)
 
 /* ---- all ---- */
 
+/* A message keeps the catalog that it is prepared with. */
+static void take_catalog(const struct inbox *in, struct prepared *p)
+{
+    if (!p->catalog)
+        p->catalog = catalog_use(*in->catalog);
+}
+
 static void send_away(struct inbox *in, struct message *m)
 {
+    take_catalog(in, &m->task.prepared);
     m->is_away = 1;
     m->task.message = message_bytes(m);
     preparers_give(in->preparers, &m->task);
@@ -257,6 +265,7 @@ int inbox_next(struct inbox *in, struct message **out)
             return 0;
     }
     struct prepared *p = &(*out)->task.prepared;
+    take_catalog(in, p);
     if (p->is_decoded || prepare(p, &in->with, message_bytes(*out)))
         return 1;
     if ((*out)->kept == 0)

@@ -33,10 +33,11 @@ void message_free(struct message **m);
 
 struct inbox;
 
-/* socket: ROUTER, borrowed. admit: the loop's own. The pointers must outlive it. Starts threads
- * with the caller's signal mask. */
-int inbox_new(struct inbox **in, void *socket, struct admit *admit, const struct text_model *text,
-    const struct request_limits *limits, struct err *e);
+/* socket: ROUTER, borrowed. admit: the loop's own. *catalog: the one that messages are prepared
+ * with; it may become another. NULL: text, and admit's model, for all. The pointers must outlive
+ * it. Starts threads with the caller's signal mask. */
+int inbox_new(struct inbox **in, void *socket, struct admit *admit, struct catalog *const *catalog,
+    const struct text_model *text, const struct request_limits *limits, struct err *e);
 void inbox_free(struct inbox **in);   /* with the messages in it; NULL-safe */
 int inbox_fd(const struct inbox *in); /* readable when a thread has prepared a message */
 

@@ -29,7 +29,9 @@ struct kept_work {
     enum { READ, PREPARE, PLACE, RELEASE, DROP } step;
     struct store_pending chunk;
     uint32_t model; /* its job's */
-    uint8_t *bytes; /* its encoded rows, until they are placed; NULL: the message's */
+    struct catalog_pins pins;
+    struct catalog *catalog; /* in use */
+    uint8_t *bytes;          /* its encoded rows, until they are placed; NULL: the message's */
     const struct store_rows *rows; /* `own`, or the message's */
     struct store_rows *own;
     struct store_written placed;
@@ -56,8 +58,12 @@ static void refuse_others(struct broker *b, const struct store_pending *p, struc
 /* Places the chunk with the request: 1 when it is not placed whole. */
 static int place_now(struct broker *b, struct store_pending *p, long long until_us, struct err *e)
 {
-    const struct preparing with = {
-        .admit = &b->admit, .limits = &b->limits, .model = request_model_of_job(b, p->job)};
+    struct catalog_pins pins;
+    const struct preparing with = {.admit = &b->admit,
+        .limits = &b->limits,
+        .model = request_model_of_job(b, p->job, &pins),
+        .pins = &pins,
+        .catalog = b->catalog};
     struct store_rows *rows = NULL;
     struct store_written w = {0};
     uint8_t *bytes = xcalloc(1, p->bytes + 1);
@@ -189,6 +195,7 @@ static void free_work(struct kept_work **out)
     if (!w)
         return;
     release_memory(w);
+    catalog_let_go(&w->catalog);
     if (w->counted > 0)
         connections_let_go(w->counted);
     free(w);
@@ -201,6 +208,8 @@ static void prepare_work(struct task *t, const struct preparing *with)
     struct kept_work *w = (struct kept_work *)t; /* its first member */
     struct preparing own = *with;
     own.model = w->model;
+    own.pins = &w->pins;
+    own.catalog = w->catalog;
     w->rc = prepare_pending(&w->own, &own, &w->chunk, w->bytes, &w->err);
     w->rows = w->own;
 }
@@ -243,7 +252,8 @@ static int begin_work(struct broker *b, struct kept_job *j, struct err *e)
     }
     struct kept_work *w = b->kept.work = xcalloc(1, sizeof *w);
     w->chunk = p;
-    w->model = request_model_of_job(b, p.job);
+    w->model = request_model_of_job(b, p.job, &w->pins);
+    w->catalog = catalog_use(b->catalog);
     w->rows = rows_of_message(j, &p);
     w->is_back = 1;
     w->step = w->rows ? PLACE : READ;

@@ -64,7 +64,7 @@ static int visit_row(void *arg, uint32_t index, const struct row_request *q, str
     return rc;
 }
 
-int prepare_rows(struct store_rows **out, const struct preparing *with, struct slice encoded,
+static int prepare_all(struct store_rows **out, const struct preparing *with, struct slice encoded,
     uint32_t skip, struct err *e)
 {
     struct msg_reader r;
@@ -92,6 +92,15 @@ int prepare_rows(struct store_rows **out, const struct preparing *with, struct s
     store_rows_end(*out);
     if (rc != 0)
         store_rows_free(out);
+    return rc;
+}
+
+int prepare_rows(struct store_rows **out, const struct preparing *with, struct slice encoded,
+    uint32_t skip, struct err *e)
+{
+    admit_use(with->admit, with->catalog, with->pins);
+    int rc = prepare_all(out, with, encoded, skip, e);
+    admit_leave(with->admit);
     return rc;
 }
 
@@ -157,7 +166,9 @@ int prepare(struct prepared *p, const struct preparing *with, struct slice messa
     struct visit v = {.with = with};
     if (with->most_us > 0)
         v.until_us = now_mono_us() + with->most_us;
+    admit_use(with->admit, p->catalog, &p->pins);
     decode_all(p, &v, message);
+    admit_leave(with->admit);
     if (p->rc == 0) {
         encode(p);
         store_digest_rows(p->encoded, p->digest); /* a chunk that only seals has one too */
@@ -171,13 +182,22 @@ int prepare(struct prepared *p, const struct preparing *with, struct slice messa
     return !v.is_late;
 }
 
+void prepared_again(struct prepared *p, uint32_t model, const struct catalog_pins *pins)
+{
+    prepared_release(p);
+    p->has_model = model != CATALOG_NONE;
+    p->model = model;
+    p->pins = pins ? *pins : (struct catalog_pins){0};
+}
+
 void prepared_release(struct prepared *p)
 {
     store_rows_free(&p->rows);
     free(p->own_encoded);
     session_row_let_go(&p->row);
     session_work_free(&p->work);
-    *p = (struct prepared){.has_model = p->has_model, .model = p->model};
+    catalog_let_go(&p->catalog);
+    *p = (struct prepared){.has_model = p->has_model, .model = p->model, .pins = p->pins};
 }
 
 size_t prepared_bytes(const struct prepared *p)

@@ -18,8 +18,10 @@ struct prepared {
     int has_model; /* rows that name no model are for `model`, not the first; prepared_release keeps
                       this */
     uint32_t model; /* the model of such rows, as they were prepared: the id of a served one */
-    struct request request; /* its id is there even if the message is refused */
-    int rc;                 /* 0, or why the message is refused, with err */
+    struct catalog_pins pins; /* what names mean in the job, if not what is current (likewise) */
+    struct catalog *catalog;  /* that it is, or is to be, prepared with; in use. NULL: none */
+    struct request request;   /* its id is there even if the message is refused */
+    int rc;                   /* 0, or why the message is refused, with err */
     struct err err;
     struct store_rows *rows; /* NULL: none */
     struct slice
@@ -39,12 +41,18 @@ struct preparing {
     const struct request_limits *limits;
     const atomic_int *stop; /* non-zero: give up, whatever comes of it; NULL: never */
     long long most_us;      /* give up after so long; 0: never */
-    uint32_t model;         /* of a kept chunk: its job's (prepare_rows) */
+    /* of a kept chunk (prepare_rows): its job's model, what names mean in it, and the models */
+    uint32_t model;
+    const struct catalog_pins *pins;
+    const struct catalog *catalog;
 };
 
 /* Prepares the message: 1, or 0 when that took longer than with->most_us, and *p is as before. */
 int prepare(struct prepared *p, const struct preparing *with, struct slice message);
 void prepared_release(struct prepared *p);
+/* It is to be prepared once more: rows that name no model are for this one (CATALOG_NONE: the
+ * first), and names mean these models (NULL: the current ones). */
+void prepared_again(struct prepared *p, uint32_t model, const struct catalog_pins *pins);
 /* Prepares the encoded rows of a chunk, which were checked when it came, all but the first `skip`.
  * Returns 0 and *rows, which the caller frees; client ids point into the encoded ones. */
 int prepare_rows(struct store_rows **rows, const struct preparing *with, struct slice encoded,

@@ -104,7 +104,8 @@ int preparers_new(struct preparers **out, const struct model_info *model,
     int error = p->event_fd >= 0 ? 0 : errno;
     for (int i = 0; error == 0 && i < PREPARERS_THREADS; i++) {
         struct preparer *t = &p->threads[i];
-        *t = (struct preparer){.all = p, .admit = {.model = model, .composer = composer_new(text)}};
+        *t = (struct preparer){.all = p, .admit.model = model};
+        t->admit.composer = text ? composer_new(text) : NULL;
         error = pthread_create(&t->thread, NULL, prepare_for_ever, t);
         p->n_threads += error == 0;
     }
@@ -112,14 +113,6 @@ int preparers_new(struct preparers **out, const struct model_info *model,
         return 0;
     preparers_free(out);
     return err_set(e, ASSAY_EIO, "cannot start threads that prepare messages: %s", strerror(error));
-}
-
-void preparers_use(struct preparers *p, const struct catalog *catalog)
-{
-    for (int i = 0; i < PREPARERS_THREADS; i++) {
-        composer_free(&p->threads[i].admit.composer);
-        p->threads[i].admit.catalog = catalog;
-    }
 }
 
 void preparers_stop(struct preparers *p)

@@ -23,12 +23,10 @@ struct task {
 
 struct preparers;
 
-/* Starts the threads; they have the caller's signal mask. The pointers must outlive them. Returns
- * 0, or ASSAY_EIO. */
+/* Starts the threads; they have the caller's signal mask. The pointers must outlive them. model,
+ * text: of messages without a catalog; may be NULL where all have one. Returns 0, or ASSAY_EIO. */
 int preparers_new(struct preparers **p, const struct model_info *model,
     const struct text_model *text, const struct request_limits *limits, struct err *e);
-/* Rows may name these models from now on; before any message is given. */
-void preparers_use(struct preparers *p, const struct catalog *catalog);
 void preparers_free(struct preparers **p); /* stops them; NULL-safe */
 void preparers_give(struct preparers *p, struct task *t);
 /* Returns a task that is done, in the order in which they became ready; NULL: none is. */

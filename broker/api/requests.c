@@ -78,12 +78,72 @@ static uint32_t id_of_mode(const struct broker *b, int64_t mode)
     return place < 0 ? CATALOG_NONE : b->models[place]->id;
 }
 
-uint32_t request_model_of_job(struct broker *b, int64_t job)
+struct pinning {
+    const struct broker *b;
+    struct catalog_pins *pins;
+};
+
+static void pin(void *arg, int64_t mode)
+{
+    struct pinning *p = arg;
+    const struct catalog_model *m = catalog_of_id(p->b->catalog, id_of_mode(p->b, mode));
+    for (uint32_t i = 0; m && i < p->pins->n; i++)
+        if (p->pins->ids[i] == m->id)
+            return;
+    if (m && !m->is_current)
+        p->pins->ids[p->pins->n++] = m->id;
+}
+
+/* Finds the models of the job that are not current any more. */
+static int pins_of_job(
+    const struct broker *b, int64_t job, struct catalog_pins *pins, struct err *e)
+{
+    struct pinning p = {b, pins};
+    *pins = (struct catalog_pins){0};
+    if (!b->catalog || b->catalog->n == b->catalog->n_current)
+        return 0;
+    int rc = store_job_modes(b->store, job, pin, &p, e);
+    return rc < 0 ? rc : 0;
+}
+
+uint32_t request_model_of_job(struct broker *b, int64_t job, struct catalog_pins *pins)
 {
     struct store_job j;
     struct err ignored;
-    int rc = store_get_job(b->store, job, &j, &ignored);
+    int rc = pins_of_job(b, job, pins, &ignored);
+    if (rc == 0)
+        rc = store_get_job(b->store, job, &j, &ignored);
     return rc == 1 ? id_of_mode(b, j.mode) : CATALOG_NONE;
+}
+
+static int is_same_pins(const struct catalog_pins *a, const struct catalog_pins *b)
+{
+    return a->n == b->n && memcmp(a->ids, b->ids, a->n * sizeof *a->ids) == 0;
+}
+
+static int prepare_again(struct prepared *p, uint32_t model, const struct catalog_pins *pins)
+{
+    prepared_again(p, model, pins);
+    return REQUEST_AGAIN;
+}
+
+/* Finds the job of the key, and which models names mean in it: 1; 0: none; or REQUEST_AGAIN when
+ * they meant others as the message was prepared. */
+static int find_models(
+    struct broker *b, struct prepared *p, struct slice key, struct store_job *j, struct err *e)
+{
+    struct catalog_pins pins;
+    int64_t job;
+    if (p->catalog != b->catalog) /* a model has come or gone */
+        return prepare_again(p, CATALOG_NONE, NULL);
+    int rc = key.at && b->catalog ? store_find_job(b->store, key, &job, e) : 0;
+    if (rc == 0 && p->has_model) /* its job was purged */
+        return prepare_again(p, CATALOG_NONE, NULL);
+    if (rc == 1)
+        rc = store_get_job(b->store, job, j, e);
+    if (rc != 1 || (rc = pins_of_job(b, job, &pins, e)) != 0)
+        return rc;
+    return is_same_pins(&pins, &p->pins) ? 1 : prepare_again(p, id_of_mode(b, j->mode), &pins);
 }
 
 /* Rows that name no model are for their job's, which a message that makes none need not name: 0, or
@@ -93,14 +153,13 @@ static int check_model(struct broker *b, struct prepared *p, struct slice key, s
 {
     const struct request *q = &p->request;
     struct store_job j;
-    int64_t job;
-    int rc = key.at && b->catalog ? store_find_job(b->store, key, &job, e) : 0;
-    if (rc == 1)
-        rc = store_get_job(b->store, job, &j, e);
+    if (kept_has_come(b, p)) /* its chunk is accepted */
+        return p->rows ? store_check_routes(b->store, p->job, p->rows, e) : 0;
+    int rc = find_models(b, p, key, &j, e);
     if (rc != 1)
-        return rc < 0 ? rc : 0;
+        return rc;
     if (store_mode_of_model(b->store, p->model) == j.mode)
-        return p->rows ? store_check_routes(b->store, job, p->rows, e) : 0;
+        return p->rows ? store_check_routes(b->store, j.job, p->rows, e) : 0;
     uint32_t id = id_of_mode(b, j.mode);
     if (id == CATALOG_NONE) /* the store says that the job is held */
         return 0;
@@ -109,10 +168,7 @@ static int check_model(struct broker *b, struct prepared *p, struct slice key, s
             "expected '%s', the model of this job, found '%.*s': name others in the rows",
             catalog_of_id(b->catalog, id)->info->name, (int)q->models.of[0].len,
             (const char *)q->models.of[0].at);
-    prepared_release(p);
-    p->has_model = 1;
-    p->model = id;
-    return REQUEST_AGAIN;
+    return prepare_again(p, id, &p->pins);
 }
 
 static int check_room(struct broker *b, const struct request *q, struct err *e)
@@ -128,7 +184,7 @@ static int new_job(struct broker *b, const struct request *q, const struct prepa
 {
     *job = store_job_ahead(b->store, p->rows);
     int rc = store_new_job(b->store, q->key, q->priority, q->meta, job, e);
-    if (rc == 0 && b->catalog && p->model != b->catalog->of[0].id)
+    if (rc == 0 && b->catalog && p->model != catalog_first(b->catalog)->id)
         rc = store_set_model(b->store, *job, p->model, e);
     return rc == 0 && q->fresh ? store_set_fresh(b->store, *job, e) : rc;
 }

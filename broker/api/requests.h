@@ -23,8 +23,9 @@ int request_handle(struct broker *b, struct message *m, struct err *e);
 int request_is_slow(const struct prepared *p);
 /* 0, or ASSAY_ENOTREADY: the broker is shutting down. */
 int request_check_draining(const struct broker *b, struct err *e);
-/* The id of the model that the job's rows are for; CATALOG_NONE: it is not served. */
-uint32_t request_model_of_job(struct broker *b, int64_t job);
+/* The id of the model that the job's rows are for, and what names mean in them; CATALOG_NONE: it is
+ * not served. */
+uint32_t request_model_of_job(struct broker *b, int64_t job, struct catalog_pins *pins);
 /* Says that the job was written to. */
 void request_touch(struct broker *b, int64_t job);
 

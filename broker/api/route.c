@@ -22,12 +22,14 @@ int route_base(const struct admit *a, const struct request_models *of_message, u
                    ? 0
                    : err_field(e, ASSAY_EMODEL, "model", "expected none: the broker has no list");
     if (of_message->n > 0 && !of_message->is_list) {
-        int rc = catalog_find(a->catalog, "model", of_message->of[0], &m, e);
+        int rc = catalog_find(a->catalog, a->pins, "model", of_message->of[0], &m, e);
         if (rc != 0)
             return rc;
     }
-    *id = m ? m->id : given != CATALOG_NONE ? given : a->catalog->of[0].id;
-    return 0;
+    *id = m ? m->id : given != CATALOG_NONE ? given : catalog_first(a->catalog)->id;
+    return catalog_of_id(a->catalog, *id)
+               ? 0
+               : err_set(e, ASSAY_ESTATE, "the model of the job is not served any more");
 }
 
 /* Judges rows for this model from now on. */
@@ -75,7 +77,7 @@ static void route_to_one(struct admit *a, uint32_t base, const struct catalog_mo
     use(a, m);
     admit_row(a, q, out);
     out->models[0] = m->id;
-    if (a->catalog->n == 1 || (m->id == base && !out->adapter.at))
+    if (a->catalog->n_current == 1 || (m->id == base && !out->adapter.at))
         return;
     snprintf(a->route, sizeof a->route, "%s/%.*s", m->info->name, (int)out->adapter.len,
         out->adapter.at ? (const char *)out->adapter.at : "");
@@ -164,7 +166,7 @@ static int take_member(struct admit *a, struct slice name, const struct catalog_
     *adapter = (struct slice){0};
     if (slash)
         *adapter = (struct slice){slash + 1, name.len - model.len - 1};
-    int rc = catalog_find(a->catalog, "models", model, m, e);
+    int rc = catalog_find(a->catalog, a->pins, "models", model, m, e);
     if (rc == 0) {
         size_t n = strlen(a->route);
         snprintf(a->route + n, sizeof a->route - n, "%s%s/%.*s", n > 0 ? "," : "", (*m)->info->name,
@@ -236,7 +238,7 @@ void route_row(struct admit *a, uint32_t base, const struct row_request *q, stru
         return;
     }
     if (q->models.n > 0 && q->shape != ROW_REFUSED &&
-        catalog_find(a->catalog, "model", q->models.of[0], &m, &e) != 0) {
+        catalog_find(a->catalog, a->pins, "model", q->models.of[0], &m, &e) != 0) {
         refuse(a, q, &e, e.field, out);
         return;
     }
