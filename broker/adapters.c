@@ -156,7 +156,7 @@ static int find_model(
     const struct broker *b, const struct request *q, struct served_model **m, struct err *e)
 {
     const struct catalog_model *found;
-    *m = b->models[0];
+    *m = served_first(b);
     if (q->models.n == 0 || !b->catalog)
         return 0;
     int rc = catalog_find(b->catalog, NULL, "model", q->models.of[0], &found, e);

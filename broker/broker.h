@@ -104,7 +104,8 @@ struct broker {
     struct score_cache *cache; /* NULL: not used, or given up */
     struct dedupe *dedupe;     /* NULL: --no-dedupe */
     struct planner *planner;
-    struct group *groups[BROKER_MODELS * OPTIONS_MAX_REPLICAS]; /* [n_groups] */
+    /* [n_groups] NULL where the model of that number is gone */
+    struct group *groups[BROKER_MODELS * OPTIONS_MAX_REPLICAS];
     int n_groups;
     void *zmq, *clients; /* context; ROUTER */
     struct listeners listeners;

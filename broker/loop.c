@@ -173,15 +173,14 @@ static void take_work(struct broker *b)
 /* Fails when every group is hopeless. As long as one may still serve, the others go on trying. */
 static int check_groups(struct broker *b, struct err *e)
 {
-    int exit_code, n = b->n_groups, hopeless = 0;
-    while (hopeless < n && group_is_hopeless(b->groups[hopeless]))
-        hopeless++;
-    if (n == 0 || hopeless < n)
+    int exit_code, n = b->n_groups, g = served_next_group(b, 0), first = g;
+    while (g < n && group_is_hopeless(b->groups[g]))
+        g = served_next_group(b, g + 1);
+    if (first == n || g < n)
         return 0;
-    int rc = err_set(e, group_failure_stays(b->groups[0]) ? ASSAY_EFORMAT : ASSAY_ENOTREADY,
-        "the workers cannot serve %.100s: %s", b->models[0]->given,
-        group_last_failure(b->groups[0], &exit_code));
-    return rc;
+    return err_set(e, group_failure_stays(b->groups[first]) ? ASSAY_EFORMAT : ASSAY_ENOTREADY,
+        "the workers cannot serve %.100s: %s", served_of_group(b, first)->given,
+        group_last_failure(b->groups[first], &exit_code));
 }
 
 static void look_at_connections(struct broker *b)
@@ -276,7 +275,7 @@ static int poll_items(struct broker *b, int signal_fd, zmq_pollitem_t *items)
     items[n++] = (zmq_pollitem_t){.fd = store_sync_fd(b->store), .events = ZMQ_POLLIN};
     items[n++] = (zmq_pollitem_t){.fd = inbox_fd(b->inbox), .events = full ? 0 : ZMQ_POLLIN};
     n += front_poll_item(b->front, items + n);
-    for (int g = 0; g < b->n_groups; g++)
+    for (int g = served_next_group(b, 0); g < b->n_groups; g = served_next_group(b, g + 1))
         n += group_poll_items(b->groups[g], items + n, MAX_POLL_ITEMS - n);
     return n;
 }
@@ -286,7 +285,7 @@ static void start_draining(struct broker *b)
     log_info("event=draining");
     b->draining = 1;
     front_stop(b->front);
-    for (int g = 0; g < b->n_groups; g++)
+    for (int g = served_next_group(b, 0); g < b->n_groups; g = served_next_group(b, g + 1))
         group_stop(b->groups[g]);
 }
 
@@ -304,7 +303,7 @@ static int take_signal(struct broker *b, int signal_fd)
 
 static int all_stopped(const struct broker *b)
 {
-    for (int g = 0; g < b->n_groups; g++)
+    for (int g = served_next_group(b, 0); g < b->n_groups; g = served_next_group(b, g + 1))
         if (group_state(b->groups[g]) != GROUP_STOPPED)
             return 0;
     return front_is_over(b->front);
@@ -347,7 +346,7 @@ static long long tick(struct broker *b, long long *housekeeping_ms)
 {
     long long now_ms = now_mono_ms(), next_ms = *housekeeping_ms;
     b->wake = 0;
-    for (int g = 0; g < b->n_groups; g++)
+    for (int g = served_next_group(b, 0); g < b->n_groups; g = served_next_group(b, g + 1))
         next_ms = earlier(next_ms, group_tick(b->groups[g], now_ms));
     take_work(b);
     next_ms = earlier(next_ms, adapters_tick(b, now_ms));
@@ -399,7 +398,7 @@ static void tell_of_failure(struct broker *b, const char *why)
     outbox_send(b->outbox, 0, UINT64_MAX);
     listen_end(&b->listeners);
     zmq_close(b->clients);
-    for (int g = 0; g < b->n_groups; g++)
+    for (int g = served_next_group(b, 0); g < b->n_groups; g = served_next_group(b, g + 1))
         group_free(&b->groups[g]);
     progress_free(&b->progress);
     zmq_ctx_term(b->zmq);
@@ -425,8 +424,8 @@ int loop_run(struct broker *b, struct err *e)
     long long housekeeping_ms = 0, drained_by_ms = 0, sockets_ms = 0;
     int signal_fd = open_signals(b, e), rc = signal_fd < 0 ? signal_fd : 0;
     if (rc == 0) /* its threads have the signals blocked */
-        rc = inbox_new(&b->inbox, b->clients, &b->admit, &b->catalog, &b->models[0]->text,
-            &b->limits, e);
+        rc = inbox_new(
+            &b->inbox, b->clients, &b->admit, &b->catalog, &served_first(b)->text, &b->limits, e);
     if (rc == 0)
         rc = kept_begin(b, e);
     b->at_end = tell_of_failure;

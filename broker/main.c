@@ -68,10 +68,10 @@ static int open_one(struct broker *b, int k, struct err *e)
 {
     const struct options *o = b->options;
     struct served_model *m = b->models[k] = xcalloc(1, sizeof *m);
-    m->number = m->id = (uint32_t)k;
+    m->number = m->id = m->rank = (uint32_t)k;
     m->given = o->models[k].dir;
     m->given_name = o->models[k].name;
-    int rc = served_open(b, m, e);
+    int rc = served_open(b, m, -1, e);
     if (rc == 0)
         catalog_add(b->catalog, &(struct catalog_model){m->id, 1, &m->info, &m->text});
     return rc;

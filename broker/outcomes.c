@@ -297,7 +297,8 @@ int outcomes_take(struct broker *b, struct err *e)
     struct batch *batch;
     int all_written = !b->held.first;
     uint32_t n = 0;
-    for (int g = 0; all_written && g < b->n_groups; g++)
+    for (int g = served_next_group(b, 0); all_written && g < b->n_groups;
+         g = served_next_group(b, g + 1))
         while (n < MOST_ROWS && (batch = group_take(b->groups[g]))) {
             n += batch->n_rows;
             batch_append(&b->held.first, batch);

@@ -192,7 +192,7 @@ static int read_text(
     return rc == 0 ? take_step_token(m, e) : rc;
 }
 
-int served_open(struct broker *b, struct served_model *m, struct err *e)
+int served_open(struct broker *b, struct served_model *m, int stop_fd, struct err *e)
 {
     const struct options *o = b->options;
     const struct recipe *recipe = o->recipe ? recipe_find(o->recipe) : NULL;
@@ -203,6 +203,7 @@ int served_open(struct broker *b, struct served_model *m, struct err *e)
     if (rc != 0)
         return rc;
     m->question = question_of(b, m, dir);
+    m->question.stop_fd = stop_fd;
     rc = describe(m, o, recipe, e);
     if (rc != 0)
         return rc;
@@ -216,12 +217,27 @@ int served_open(struct broker *b, struct served_model *m, struct err *e)
     return 0;
 }
 
+struct served_model *served_of_rank(const struct broker *b, uint32_t rank)
+{
+    for (int k = 0; k < BROKER_MODELS; k++) {
+        struct served_model *m = b->models[k];
+        if (m && m->state == SERVED_CURRENT && m->rank == rank)
+            return m;
+    }
+    return NULL;
+}
+
+struct served_model *served_first(const struct broker *b)
+{
+    return served_of_rank(b, 0);
+}
+
 struct store_model served_for_store(const struct served_model *m)
 {
     const struct model_info *i = &m->info;
     return (struct store_model){.id = m->id,
-        .rank = m->id,
-        .is_current = 1,
+        .rank = m->rank,
+        .is_current = m->state == SERVED_CURRENT,
         .name = i->name,
         .digest = i->digest,
         .mode = i->mode,
@@ -321,6 +337,13 @@ int served_open_groups(struct broker *b, const struct served_model *m, struct er
             b->n_groups = options.number + 1;
     }
     return rc;
+}
+
+int served_next_group(const struct broker *b, int g)
+{
+    while (g < b->n_groups && !b->groups[g])
+        g++;
+    return g;
 }
 
 struct served_model *served_of_group(const struct broker *b, int g)

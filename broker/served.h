@@ -13,9 +13,15 @@
 
 struct broker;
 
+/* A new checkpoint is loaded beside the current one, takes its name, and leaves it as old; the old
+ * one ends once no unfinished job needs it (reload.h). */
+enum served_state { SERVED_CURRENT, SERVED_LOADING, SERVED_OLD, SERVED_ENDING };
+
 struct served_model {
+    enum served_state state;
     uint32_t number;                  /* its place in the list, and in the store's */
     uint32_t id;                      /* no other gets it */
+    uint32_t rank;                    /* of its name in the options; a reload takes it over */
     const char *given, *given_name;   /* its directory as it was given, and its name; "": none */
     const char *loras[ADAPTERS_MOST]; /* NAME=DIR, those that it begins with */
     uint32_t n_loras;
@@ -29,17 +35,24 @@ struct served_model {
     char recipe_head[RECIPE_HEAD_BYTES];
 };
 
+/* The current model of this name's rank; NULL: there is none. */
+struct served_model *served_of_rank(const struct broker *b, uint32_t rank);
+/* That of rows that name none. */
+struct served_model *served_first(const struct broker *b);
+
 /* What the store is to know of it. */
 struct store_model served_for_store(const struct served_model *m);
 /* Describes the checkpoint, digests it, and reads its text files. The caller ends *m with
- * served_release, also after a failure. */
-int served_open(struct broker *b, struct served_model *m, struct err *e);
+ * served_release, also after a failure. In any thread. stop_fd: as model_info.h has it. */
+int served_open(struct broker *b, struct served_model *m, int stop_fd, struct err *e);
 void served_release(struct served_model *m); /* NULL-safe; its groups are gone */
 
 /* What a batch of it may hold. */
 struct planner_limits served_limits(const struct broker *b, const struct served_model *m);
 /* Makes its groups, in the broker's list. */
 int served_open_groups(struct broker *b, const struct served_model *m, struct err *e);
+/* The first group from number g on; b->n_groups: there is none. */
+int served_next_group(const struct broker *b, int g);
 /* The model that group g is of. */
 struct served_model *served_of_group(const struct broker *b, int g);
 

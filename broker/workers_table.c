@@ -24,7 +24,7 @@ static uint64_t sum_of_workers(const struct broker *b)
 {
     uint64_t sum = FNV_NOTHING;
     uint32_t n = 0;
-    for (int g = 0; g < b->n_groups; g++)
+    for (int g = served_next_group(b, 0); g < b->n_groups; g = served_next_group(b, g + 1))
         for (uint32_t r = (group_ranks(b->groups[g], &n), 0); r < n; r++) {
             struct store_worker w = describe(b, g, r);
             int64_t numbers[] = {
@@ -40,7 +40,7 @@ static int write_all_workers(struct broker *b, struct err *e)
 {
     int rc = transaction_begin(b, e);
     uint32_t n = 0;
-    for (int g = 0; g < b->n_groups; g++)
+    for (int g = served_next_group(b, 0); g < b->n_groups; g = served_next_group(b, g + 1))
         for (uint32_t r = (group_ranks(b->groups[g], &n), 0); rc == 0 && r < n; r++) {
             struct store_worker w = describe(b, g, r);
             rc = store_set_worker(b->store, &w, e);

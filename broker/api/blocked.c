@@ -16,7 +16,7 @@ static const char *failure_of(const struct broker *b, int place)
 {
     const char *why = NULL;
     int exit_code;
-    for (int g = 0; g < b->n_groups; g++) {
+    for (int g = served_next_group(b, 0); g < b->n_groups; g = served_next_group(b, g + 1)) {
         if (served_of_group(b, g)->number != (uint32_t)place)
             continue;
         if (group_state(b->groups[g]) == GROUP_READY)

@@ -98,21 +98,20 @@ static void write_model(const struct served_model *of, struct msg_writer *w)
 /* All of them: the first is `model` too, as it is that of rows that name none. */
 static void write_models(const struct broker *b, struct msg_writer *w)
 {
+    const struct served_model *m;
     uint32_t n = 0;
-    for (int k = 0; k < BROKER_MODELS; k++)
-        n += b->models[k] != NULL;
+    while (served_of_rank(b, n))
+        n++;
     msg_str(w, "model");
-    write_model(b->models[0], w);
+    write_model(served_first(b), w);
     msg_str(w, "models");
     msg_array(w, n);
-    for (int k = 0; k < BROKER_MODELS; k++) {
-        if (!b->models[k])
-            continue;
+    for (uint32_t k = 0; (m = served_of_rank(b, k)); k++) {
         msg_map(w, 3);
-        msg_key_str(w, "name", b->models[k]->info.name);
-        msg_key_str(w, "mode", b->models[k]->info.mode);
+        msg_key_str(w, "name", m->info.name);
+        msg_key_str(w, "mode", m->info.mode);
         msg_str(w, "model");
-        write_model(b->models[k], w);
+        write_model(m, w);
     }
 }
 
@@ -121,13 +120,13 @@ static void write_about(const struct broker *b, struct msg_writer *w)
 {
     msg_key_str(w, "version", ASSAY_VERSION);
     msg_key_int(w, "protocol", REQUEST_VERSION);
-    msg_key_str(w, "mode", b->models[0]->info.mode);
+    msg_key_str(w, "mode", served_first(b)->info.mode);
     write_models(b, w);
     msg_str(w, "limits");
     msg_map(w, 6);
     msg_key_int(w, "max_message_bytes", (int64_t)b->limits.max_message_bytes);
     msg_key_int(w, "max_rows_per_message", b->limits.max_rows_per_message);
-    msg_key_int(w, "max_tokens_per_row", b->models[0]->info.max_len);
+    msg_key_int(w, "max_tokens_per_row", served_first(b)->info.max_len);
     msg_key_int(w, "max_queued_bytes", b->options->max_queued_bytes);
     msg_key_int(w, "max_session_bytes", b->options->session_bytes);
     msg_key_int(w, "session_idle_ms", SESSION_IDLE_MS);
@@ -141,8 +140,11 @@ void reply_hello(struct broker *b, const struct envelope *env, const struct requ
 static void write_workers(const struct broker *b, struct msg_writer *w)
 {
     msg_str(w, "workers");
-    msg_array(w, (uint32_t)(b->n_groups * b->options->tp * b->options->pp));
-    for (int g = 0; g < b->n_groups; g++) {
+    uint32_t n_groups = 0;
+    for (int g = served_next_group(b, 0); g < b->n_groups; g = served_next_group(b, g + 1))
+        n_groups++;
+    msg_array(w, n_groups * (uint32_t)(b->options->tp * b->options->pp));
+    for (int g = served_next_group(b, 0); g < b->n_groups; g = served_next_group(b, g + 1)) {
         uint32_t n;
         const struct group_rank_info *ranks = group_ranks(b->groups[g], &n);
         for (uint32_t r = 0; r < n; r++) {
@@ -181,7 +183,7 @@ static const char *broker_state(const struct broker *b)
 {
     if (b->draining)
         return "draining";
-    for (int g = 0; g < b->n_groups; g++)
+    for (int g = served_next_group(b, 0); g < b->n_groups; g = served_next_group(b, g + 1))
         if (group_state(b->groups[g]) == GROUP_READY)
             return "ready";
     return "starting";
@@ -191,7 +193,7 @@ static const char *broker_state(const struct broker *b)
 static const char *failure_of(const struct broker *b)
 {
     int exit_code;
-    for (int g = 0; g < b->n_groups; g++)
+    for (int g = served_next_group(b, 0); g < b->n_groups; g = served_next_group(b, g + 1))
         if (group_failed_starts(b->groups[g]) > 0)
             return group_last_failure(b->groups[g], &exit_code);
     return NULL;
