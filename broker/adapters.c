@@ -9,9 +9,7 @@
 #include <unistd.h>
 
 #include "broker/api/catalog.h"
-#include "broker/api/progress.h"
 #include "broker/api/send.h"
-#include "broker/api/waiters.h"
 #include "broker/text/adapter_text.h"
 #include "broker/transaction.h"
 #include "schema/alloc.h"
@@ -24,9 +22,7 @@ enum phase { CHECKING, LOADING, REMOVING };
 
 struct adapter_change {
     enum phase phase;
-    struct envelope envelope;
-    uint8_t id[REQUEST_ID_BYTES + 8];
-    struct slice request_id;
+    struct outbox_later later;
     char name[ADAPTERS_NAME_BYTES];
     char *lora;                             /* NAME=DIR */
     int64_t restarts[OPTIONS_MAX_REPLICAS]; /* of each group, when it was to load the adapter */
@@ -169,10 +165,11 @@ static int find_model(
 static int begin(struct broker *b, const struct envelope *env, const struct request *q,
     struct served_model *m, enum phase phase, struct err *e)
 {
-    if (b->draining || b->change) {
+    if (b->draining || b->change || b->reload) {
         err_set(e, ASSAY_ENOTREADY, "%s",
             b->draining ? "the broker is shutting down"
-                        : "another adapter is being added or removed; again when that is over");
+            : b->change ? "another adapter is being added or removed; again when that is over"
+                        : "a model is being loaded anew; again when that is over");
         e->retry_after_ms = 500;
         return ASSAY_ENOTREADY;
     }
@@ -180,9 +177,7 @@ static int begin(struct broker *b, const struct envelope *env, const struct requ
     c->phase = phase;
     c->stop_fd = -1;
     c->model = m;
-    c->envelope = *env;
-    memcpy(c->id, q->id.at ? q->id.at : c->id, q->id.len);
-    c->request_id = (struct slice){q->id.at ? c->id : NULL, q->id.len};
+    outbox_keep_later(&c->later, env, q->id);
     snprintf(c->name, sizeof c->name, "%.*s", (int)q->name.len, (const char *)q->name.at);
     b->change = c;
     return 0;
@@ -263,17 +258,6 @@ void adapters_list(struct broker *b, const struct envelope *env, const struct re
 
 /* ---- and goes on ---- */
 
-static int look_again(void *arg, const struct store_job *j)
-{
-    struct broker *b = arg;
-    struct err e = {0};
-    waiters_job_changed(b, j->job);
-    progress_job_changed(b, j->job);
-    if (planner_job_changed(b->planner, j->job, &e) < 0)
-        transaction_die(b, &e);
-    return 0;
-}
-
 /* Makes `to` the list of adapters that rows may name: all of it, or nothing. */
 static int change_list(struct broker *b, const struct adapters *to, struct err *e)
 {
@@ -300,10 +284,7 @@ static int change_list(struct broker *b, const struct adapters *to, struct err *
             transaction_die(b, &why);
         return rc;
     }
-    struct store_job_page unfinished = {JOBS_UNFINISHED, 0, UINT32_MAX};
-    if (store_each_job(b->store, &unfinished, look_again, b, &why) < 0)
-        transaction_die(b, &why);
-    b->wake = 1;
+    served_jobs_changed(b);
     return 0;
 }
 
@@ -326,11 +307,11 @@ static void reply(struct broker *b, int rc, const struct err *e)
     struct adapter_change *c = b->change;
     if (rc != 0) {
         log_warn("event=adapter_refused name=%s error=\"%s\"", c->name, e->msg);
-        outbox_error(b->outbox, &c->envelope, c->request_id, e);
+        outbox_error(b->outbox, &c->later.envelope, c->later.request_id, e);
     } else {
         log_info("event=%s name=%s digest=%.12s",
             c->phase == REMOVING ? "adapter_removed" : "adapter_added", c->name, c->digest);
-        struct msg_writer *w = outbox_ok(b->outbox, &c->envelope, c->request_id, 2);
+        struct msg_writer *w = outbox_ok(b->outbox, &c->later.envelope, c->later.request_id, 2);
         msg_key_str(w, "name", c->name);
         msg_key_str(w, "digest", c->digest);
     }

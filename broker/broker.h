@@ -44,6 +44,7 @@ struct message;
 struct sessions;
 struct waiters;
 struct progress_table;
+struct reload;
 
 #define BROKER_MODELS STORE_MODELS
 #define BROKER_MESSAGES_PER_TICK 256
@@ -96,7 +97,11 @@ struct broker {
     /* Those that are served, NULL where there is none; the first is for rows that name none. */
     struct served_model *models[BROKER_MODELS];
     struct catalog *catalog; /* the same, for the threads that prepare messages; NULL: one model */
+    struct catalog *earlier; /* what was `catalog` before, and is in use: a list */
     struct adapter_change *change; /* of the adapters, under way (adapters.h); NULL: none */
+    struct reload *reload;         /* of a model, under way (reload.h); NULL: none */
+    long long look_ms;             /* when to look whether a model that was replaced may end */
+    uint32_t next_id;              /* of a model */
     pthread_mutex_t adapters_lock; /* for writing info.adapters, and reading in other threads */
     struct request_limits limits;
     int lock_fd; /* lock of the data directory, until the store takes it over; -1 */

@@ -21,6 +21,7 @@
 #include "broker/dispatch.h"
 #include "broker/front.h"
 #include "broker/outcomes.h"
+#include "broker/reload.h"
 #include "broker/transaction.h"
 #include "broker/workers_table.h"
 #include "schema/clock.h"
@@ -170,13 +171,14 @@ static void take_work(struct broker *b)
 
 /* ---- housekeeping ---- */
 
-/* Fails when every group is hopeless. As long as one may still serve, the others go on trying. */
+/* Fails when every group is hopeless. As long as one may still serve, or another checkpoint is being
+ * loaded, the others go on trying. */
 static int check_groups(struct broker *b, struct err *e)
 {
     int exit_code, n = b->n_groups, g = served_next_group(b, 0), first = g;
     while (g < n && group_is_hopeless(b->groups[g]))
         g = served_next_group(b, g + 1);
-    if (first == n || g < n)
+    if (first == n || g < n || b->reload)
         return 0;
     return err_set(e, group_failure_stays(b->groups[first]) ? ASSAY_EFORMAT : ASSAY_ENOTREADY,
         "the workers cannot serve %.100s: %s", served_of_group(b, first)->given,
@@ -351,6 +353,7 @@ static long long tick(struct broker *b, long long *housekeeping_ms)
     take_work(b);
     next_ms = earlier(next_ms, adapters_tick(b, now_ms));
     next_ms = earlier(next_ms, front_tick(b->front, now_ms));
+    next_ms = earlier(next_ms, reload_tick(b, now_ms));
     take_requests(b);
     next_ms = earlier(next_ms, waiters_tick(b, now_ms));
     next_ms = earlier(next_ms, progress_tick(b, now_ms));
@@ -410,6 +413,7 @@ static void end(struct broker *b, const char *why)
     struct err e = {0};
     waiters_end(b, why);
     adapters_end(b);
+    reload_end(b);
     refuse_rest(b, why);
     if (transaction_commit(b, &e) != 0) /* an open transaction would block the last checkpoint */
         transaction_forgo(b, &e);

@@ -16,7 +16,6 @@
 #include <sysexits.h>
 #include <unistd.h>
 
-#include "broker/api/catalog.h"
 #include "broker/api/connections.h"
 #include "broker/api/listen.h"
 #include "broker/api/preparers.h"
@@ -28,6 +27,7 @@
 #include "broker/front.h"
 #include "broker/loop.h"
 #include "broker/outcomes.h"
+#include "broker/reload.h"
 #include "broker/sched/dedupe_index.h"
 #include "schema/alloc.h"
 #include "schema/clock.h"
@@ -71,21 +71,19 @@ static int open_one(struct broker *b, int k, struct err *e)
     m->number = m->id = m->rank = (uint32_t)k;
     m->given = o->models[k].dir;
     m->given_name = o->models[k].name;
-    int rc = served_open(b, m, -1, e);
-    if (rc == 0)
-        catalog_add(b->catalog, &(struct catalog_model){m->id, 1, &m->info, &m->text});
-    return rc;
+    return served_open(b, m, -1, e);
 }
 
 static int open_models(struct broker *b, struct err *e)
 {
     const struct options *o = b->options;
     int rc = 0;
-    b->catalog = catalog_new(1);
     for (int k = 0; rc == 0 && k < o->n_models; k++)
         rc = open_one(b, k, e);
     if (rc != 0)
         return rc;
+    b->next_id = (uint32_t)o->n_models;
+    reload_publish(b);
     b->admit.model = &b->models[0]->info;
     b->limits = (struct request_limits){(uint64_t)o->max_message_bytes,
         (uint32_t)o->max_rows_per_message, b->models[0]->info.max_len};
@@ -264,7 +262,7 @@ static void close_broker(struct broker *b)
         served_release(b->models[k]);
         free(b->models[k]);
     }
-    catalog_let_go(&b->catalog);
+    reload_release(b);
 }
 
 static int exit_code_of(const struct err *e)

@@ -7,9 +7,13 @@
 #include <string.h>
 
 #include "broker/adapters.h"
+#include "broker/api/kept.h"
+#include "broker/api/progress.h"
+#include "broker/api/waiters.h"
 #include "broker/broker.h"
 #include "broker/text/adapter_text.h"
 #include "broker/text/text_digest.h"
+#include "broker/transaction.h"
 #include "schema/cores.h"
 #include "schema/identity.h"
 #include "schema/log.h"
@@ -198,7 +202,8 @@ int served_open(struct broker *b, struct served_model *m, int stop_fd, struct er
     const struct recipe *recipe = o->recipe ? recipe_find(o->recipe) : NULL;
     m->dir = realpath(m->given, NULL);
     const char *dir = m->dir ? m->dir : m->given;
-    take_loras(m, o);
+    if (m->state != SERVED_LOADING)
+        take_loras(m, o);
     int rc = choose_head(m, o, recipe, dir, e);
     if (rc != 0)
         return rc;
@@ -212,6 +217,7 @@ int served_open(struct broker *b, struct served_model *m, int stop_fd, struct er
     rc = read_text(m, o, recipe, e);
     if (rc != 0)
         return rc;
+    m->question.stop_fd = -1;
     log_text(m);
     log_pad_rule(m);
     return 0;
@@ -252,7 +258,8 @@ void served_release(struct served_model *m)
     adapters_release(m);
     model_info_release(&m->info);
     free(m->dir);
-    m->dir = NULL;
+    free(m->own_given);
+    m->dir = m->own_given = NULL;
 }
 
 /* Slots: so many that each pipeline stage has a batch, and another waits for it. */
@@ -302,7 +309,7 @@ static struct group_options group_options_of(
         .model_dir = m->question.model_dir,
         .run_dir = b->data,
         .zmq_context = b->zmq,
-        .number = (int)m->number * o->replicas + copy,
+        .number = served_group(b, m, copy),
         .tp = (uint32_t)o->tp,
         .pp = (uint32_t)o->pp,
         .hidden_size = m->info.hidden_size,
@@ -327,6 +334,11 @@ static struct group_options group_options_of(
         .start_ms = (uint32_t)o->start_ms};
 }
 
+int served_group(const struct broker *b, const struct served_model *m, int i)
+{
+    return (int)m->number * b->options->replicas + i;
+}
+
 int served_open_groups(struct broker *b, const struct served_model *m, struct err *e)
 {
     int rc = 0;
@@ -339,6 +351,40 @@ int served_open_groups(struct broker *b, const struct served_model *m, struct er
     return rc;
 }
 
+void served_take_directory(struct broker *b, struct served_model *m, struct served_model *from)
+{
+    char *dir = m->dir, *given = m->own_given;
+    m->dir = from->dir;
+    m->own_given = from->own_given;
+    m->given = from->given;
+    m->question.model_dir = m->dir ? m->dir : m->given;
+    m->question.name_of = m->given;
+    memcpy(m->info.identity, from->info.identity, sizeof m->info.identity);
+    for (int i = 0; i < b->options->replicas; i++)
+        group_set_dir(b->groups[served_group(b, m, i)], m->question.model_dir);
+    from->dir = from->own_given = NULL;
+    free(dir);
+    free(given);
+}
+
+static void drop_group(struct broker *b, int g)
+{
+    struct err e = {0};
+    group_free(&b->groups[g]);
+    if (transaction_begin(b, &e) != 0 || store_drop_workers(b->store, g, &e) != 0)
+        transaction_forgo(b, &e);
+}
+
+void served_drop(struct broker *b, struct served_model *m)
+{
+    for (int i = 0; i < b->options->replicas; i++)
+        drop_group(b, served_group(b, m, i));
+    b->models[m->number] = NULL;
+    b->workers_sum = 0; /* the table is to be written anew */
+    served_release(m);
+    free(m);
+}
+
 int served_next_group(const struct broker *b, int g)
 {
     while (g < b->n_groups && !b->groups[g])
@@ -349,4 +395,25 @@ int served_next_group(const struct broker *b, int g)
 struct served_model *served_of_group(const struct broker *b, int g)
 {
     return b->models[g / b->options->replicas];
+}
+
+static int look_again(void *arg, const struct store_job *j)
+{
+    struct broker *b = arg;
+    struct err e = {0};
+    waiters_job_changed(b, j->job);
+    progress_job_changed(b, j->job);
+    if (planner_job_changed(b->planner, j->job, &e) < 0 ||
+        (!j->held && kept_look(b, j->job, &e) < 0))
+        transaction_die(b, &e);
+    return 0;
+}
+
+void served_jobs_changed(struct broker *b)
+{
+    struct err e = {0};
+    struct store_job_page unfinished = {JOBS_UNFINISHED, 0, UINT32_MAX};
+    if (store_each_job(b->store, &unfinished, look_again, b, &e) < 0)
+        transaction_die(b, &e);
+    b->wake = 1;
 }

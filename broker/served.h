@@ -23,6 +23,7 @@ struct served_model {
     uint32_t id;                      /* no other gets it */
     uint32_t rank;                    /* of its name in the options; a reload takes it over */
     const char *given, *given_name;   /* its directory as it was given, and its name; "": none */
+    char *own_given;                  /* a reload's; NULL: it is in the options */
     const char *loras[ADAPTERS_MOST]; /* NAME=DIR, those that it begins with */
     uint32_t n_loras;
     char *dir; /* resolved when it is opened: a symbolic link may change later */
@@ -49,8 +50,18 @@ void served_release(struct served_model *m); /* NULL-safe; its groups are gone *
 
 /* What a batch of it may hold. */
 struct planner_limits served_limits(const struct broker *b, const struct served_model *m);
-/* Makes its groups, in the broker's list. */
+/* Looks at all unfinished jobs again, outside of a transaction: a model or an adapter has come or
+ * gone, and they may be held by it, or be held no more. */
+void served_jobs_changed(struct broker *b);
+/* The number of its i-th group in the broker's list. */
+int served_group(const struct broker *b, const struct served_model *m, int i);
+/* Makes its groups, in the broker's list. Some may be there after a failure. */
 int served_open_groups(struct broker *b, const struct served_model *m, struct err *e);
+/* The same contents are in the directory of `from`, which gives it away: the groups read that one
+ * at their next start. */
+void served_take_directory(struct broker *b, struct served_model *m, struct served_model *from);
+/* Ends its groups, and takes it and them out of the broker's lists. No batch of it is in use. */
+void served_drop(struct broker *b, struct served_model *m);
 /* The first group from number g on; b->n_groups: there is none. */
 int served_next_group(const struct broker *b, int g);
 /* The model that group g is of. */

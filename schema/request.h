@@ -41,6 +41,7 @@ enum request_op {
     OP_ADAPTERS,
     OP_ADAPTER_ADD,
     OP_ADAPTER_REMOVE,
+    OP_RELOAD,
     OP_OPEN,
     OP_APPEND,
     OP_FORK,
@@ -88,7 +89,7 @@ struct request {
     int has_priority;
     struct slice meta;                    /* raw msgpack, any value */
     struct request_truncation truncation; /* submit, score: of rows that do not say it */
-    struct request_models models;         /* likewise; adapter_add, adapter_remove: whose it is */
+    struct request_models models;         /* likewise; adapter_add, adapter_remove, reload: whose */
     int said_late;                        /* a field of these stood behind the rows */
     uint64_t after; /* results: cursor; jobs: list jobs with a number above it */
     uint32_t limit; /* 1..10000; 0: not given */
@@ -99,7 +100,7 @@ struct request {
     int64_t older_than_s;  /* purge; -1: not given */
     struct slice state;    /* jobs: filter, a job state's name (checked); absent: all */
     struct slice name;     /* adapter_add, adapter_remove: the adapter's (checked) */
-    struct slice dir;      /* adapter_add: an absolute path (checked), without NUL */
+    struct slice dir;      /* adapter_add, reload: an absolute path (checked), without NUL */
     struct slice session;  /* fork: a session's name */
     struct slice sessions; /* append, close, score (instead of rows): raw msgpack array of names */
     uint32_t n_sessions;

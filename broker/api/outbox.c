@@ -11,7 +11,6 @@
 #include "broker/api/connections.h"
 #include "schema/alloc.h"
 #include "schema/log.h"
-#include "schema/request.h"
 
 struct letter {
     struct envelope envelope;
@@ -129,6 +128,13 @@ void outbox_error(
     struct outbox *o, const struct envelope *env, struct slice id, const struct err *e)
 {
     write_error(add_letter(o, env, id), e);
+}
+
+void outbox_keep_later(struct outbox_later *l, const struct envelope *env, struct slice id)
+{
+    l->envelope = *env;
+    memcpy(l->id, id.at ? id.at : l->id, id.len);
+    l->request_id = (struct slice){id.at ? l->id : NULL, id.len};
 }
 
 void outbox_fail(struct outbox *o, const struct err *e)

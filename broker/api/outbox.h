@@ -8,6 +8,7 @@
 #define ASSAY_OUTBOX_H
 
 #include "schema/msg.h"
+#include "schema/request.h"
 
 #define ENVELOPE_MAX_FRAMES 8
 #define ENVELOPE_MAX_BYTES 512
@@ -39,6 +40,15 @@ void outbox_error(
 void outbox_fail(struct outbox *o, const struct err *e);
 /* Replaces every reply that was not sent yet with this error, whatever it waits for. */
 void outbox_fail_all(struct outbox *o, const struct err *e);
+/* A request that is answered later than in its tick. */
+struct outbox_later {
+    struct envelope envelope;
+    struct slice request_id;
+    uint8_t id[REQUEST_ID_BYTES + 8];
+};
+void outbox_keep_later(
+    struct outbox_later *l, const struct envelope *env, struct slice id); /* not moved then */
+
 size_t outbox_bytes(const struct outbox *o);  /* bytes of all kept replies */
 uint32_t outbox_held(const struct outbox *o); /* replies that wait for the disk */
 /* Says that replies made since the last call rest on commits up to `written`. Sends, without

@@ -9,6 +9,7 @@
 #include "broker/api/sessions.h"
 #include "broker/api/waiters.h"
 #include "broker/front.h"
+#include "broker/reload.h"
 #include "schema/clock.h"
 #include "schema/version.h"
 
@@ -204,7 +205,7 @@ void reply_info(struct broker *b, const struct envelope *env, const struct reque
     const struct counters *c = &b->counters;
     const char *failure = failure_of(b);
     struct msg_writer *w =
-        outbox_ok(b->outbox, env, q->id, 21 + (failure != NULL) + (b->front != NULL));
+        outbox_ok(b->outbox, env, q->id, 23 + (failure != NULL) + (b->front != NULL));
     write_about(b, w);
     msg_key_str(w, "state", broker_state(b));
     if (failure)
@@ -236,6 +237,7 @@ void reply_info(struct broker *b, const struct envelope *env, const struct reque
     msg_key_int(w, "batches", c->batches);
     msg_key_int(w, "batches_lost", c->batches_lost);
     write_workers(b, w);
+    reload_write(b, w);
 }
 
 /* ---- status, jobs ---- */

@@ -18,6 +18,7 @@
 #include "broker/api/replies.h"
 #include "broker/api/session_requests.h"
 #include "broker/api/waiters.h"
+#include "broker/reload.h"
 #include "broker/transaction.h"
 #include "schema/clock.h"
 #include "schema/log.h"
@@ -474,6 +475,8 @@ static int serve(struct broker *b, struct message *m, struct err *e)
         return adapters_add(b, env, q, e);
     case OP_ADAPTER_REMOVE:
         return adapters_remove(b, env, q, e);
+    case OP_RELOAD:
+        return reload_begin(b, env, q, e);
     case OP_OPEN:
     case OP_APPEND:
     case OP_FORK:

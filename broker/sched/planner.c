@@ -133,7 +133,7 @@ static void take_row(void *arg, struct sequence *r)
     w->q->row_tokens = r->n_tokens;
     r->fresh = w->q->fresh;
     int place = store_place_of(w->p->store, r->mode);
-    r->lane = place > 0 ? (uint32_t)place : 0;
+    r->lane = (uint32_t)(place >= 0 ? place : store_first_place(w->p->store));
     if (table_has(&w->p->in_flight, r->row_id) || (place < 0 && !r->found_error)) {
         sequence_free(&r);
         return;
@@ -385,6 +385,33 @@ static struct batch *pop_wanted(struct planner *p, struct batch **list)
         if (drop_unwanted(p, b) == 0 || (b = batch_of_rest(p, b)))
             break;
     return b;
+}
+
+static void drop_batches(struct planner *p, struct batch **list)
+{
+    struct batch *b;
+    while ((b = batch_pop(list))) {
+        for (uint32_t i = 0; i < b->n_rows; i++)
+            drop(p, &b->rows[i]);
+        b->n_rows = 0;
+        batch_free(&b);
+    }
+}
+
+void planner_forget_lane(struct planner *p, uint32_t lane)
+{
+    drop_batches(p, &p->lanes[lane].suspects);
+    drop_batches(p, &p->lanes[lane].again);
+    for (size_t i = 0; i < p->queues.n; i++) {
+        struct queue *q = p->queues.by_job[i];
+        while (queues_first(q, lane)) {
+            struct sequence *r = queues_take(q, lane);
+            if (r->of && r->of->is_in_flight)
+                planner_clear_in_flight(p, r);
+            sequence_free(&r);
+            q->rescan = 1;
+        }
+    }
 }
 
 int planner_next(struct planner *p, uint32_t lane, int alone_ok, struct batch **b, struct err *e)

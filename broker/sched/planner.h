@@ -95,6 +95,10 @@ void planner_finished(struct planner *p, struct batch **b);
  * Otherwise 0, and *b is NULL. */
 int planner_lost(struct planner *p, struct batch **b, int was_running);
 
+/* The lane's model is gone, and no group has a batch of it: drops what waits in it. The store has
+ * these rows; call planner_job_changed for each unfinished job. */
+void planner_forget_lane(struct planner *p, uint32_t lane);
+
 /* 1: a suspect batch of the lane waits or is in flight. */
 int planner_isolating(const struct planner *p, uint32_t lane);
 /* 1: no batch of the lane waits to run again. */

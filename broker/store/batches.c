@@ -65,3 +65,8 @@ int store_set_worker(struct store *s, const struct store_worker *w, struct err *
         (int64_t)w->group, (int64_t)w->rank, (int64_t)w->incarnation, (int64_t)w->pid, w->device,
         w->state, w->batches, w->restarts, (int64_t)now_wall_ms(), w->busy_us, w->up_us, w->model);
 }
+
+int store_drop_workers(struct store *s, int group, struct err *e)
+{
+    return store_run(s, e, "delete from worker where worker_group = ?", "i", (int64_t)group);
+}

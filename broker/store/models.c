@@ -265,24 +265,34 @@ static int write_list(struct store *s, struct err *e)
     return rc;
 }
 
-int store_serve(struct store *s, int place, const struct store_model *m, struct err *e)
+/* Writes the list after a change of it, or takes that back. */
+static int write_or_restore(
+    struct store *s, const struct store_served before[STORE_MODELS], struct err *e)
 {
-    struct store_served before = s->served[place];
-    s->served[place] = (struct store_served){.is_there = m != NULL};
-    if (m)
-        s->served[place].is = *m;
     int rc = write_list(s, e);
     if (rc == 0)
         return 0;
-    s->served[place] = before;
+    memcpy(s->served, before, STORE_MODELS * sizeof *before);
     return store_read_models(s, NULL) < 0 ? ASSAY_EIO : rc;
 }
 
-int store_set_current(struct store *s, int place, int is_current, struct err *e)
+int store_serve(struct store *s, int place, const struct store_model *m, struct err *e)
 {
-    struct store_model m = s->served[place].is;
-    m.is_current = is_current;
-    return store_serve(s, place, &m, e);
+    struct store_served before[STORE_MODELS];
+    memcpy(before, s->served, sizeof before);
+    s->served[place] = (struct store_served){.is_there = m != NULL};
+    if (m)
+        s->served[place].is = *m;
+    return write_or_restore(s, before, e);
+}
+
+int store_exchange(struct store *s, int place, const struct store_model *m, int old, struct err *e)
+{
+    struct store_served before[STORE_MODELS];
+    memcpy(before, s->served, sizeof before);
+    s->served[old].is.is_current = 0;
+    s->served[place] = (struct store_served){.is_there = 1, .is = *m};
+    return write_or_restore(s, before, e);
 }
 
 const struct store_served *store_first(const struct store *s)
@@ -294,6 +304,12 @@ const struct store_served *store_first(const struct store *s)
             first = v;
     }
     return first;
+}
+
+int store_first_place(const struct store *s)
+{
+    const struct store_served *first = store_first(s);
+    return first ? (int)(first - s->served) : 0;
 }
 
 const struct store_served *store_served_of(const struct store *s, int64_t mode, uint32_t *adapter)

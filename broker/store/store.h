@@ -119,7 +119,10 @@ struct store_model {
  * (NULL), and writes that, outside of any transaction. Jobs may be held by it, or be held no more.
  * The model of struct store_options is at place 0. */
 int store_serve(struct store *s, int place, const struct store_model *m, struct err *e);
-int store_set_current(struct store *s, int place, int is_current, struct err *e);
+/* The same with a model that is current from now on, in place of the one at `before`, which stays
+ * for its jobs: both, or neither. */
+int store_exchange(
+    struct store *s, int place, const struct store_model *m, int before, struct err *e);
 /* Call it in a transaction when a list of adapters has changed; and the second, outside of one, if
  * that was rolled back, with the list as it was. Jobs may be held by it, or be held no more. */
 int store_write_models(struct store *s, struct err *e);
@@ -130,6 +133,7 @@ int64_t store_mode_of_model(const struct store *s, uint32_t id);
 /* The place of the model that rows of this mode go through (struct sequence); -1: it is not
  * there. */
 int store_place_of(const struct store *s, int64_t mode);
+int store_first_place(const struct store *s); /* of the first current model */
 /* The number of the adapter that they go through; 0: none; ADAPTERS_UNKNOWN: it is not there. */
 uint32_t store_adapter_of(const struct store *s, int64_t mode);
 
@@ -518,5 +522,6 @@ struct store_worker {
     const char *model;      /* its name */
 };
 int store_set_worker(struct store *s, const struct store_worker *w, struct err *e);
+int store_drop_workers(struct store *s, int group, struct err *e);
 
 #endif

@@ -488,6 +488,11 @@ uint32_t group_in_flight(const struct group *g)
     return g->in_flight.n;
 }
 
+int group_is_empty(const struct group *g)
+{
+    return g->in_flight.n == 0 && !g->ended;
+}
+
 uint32_t group_free_slots(const struct group *g)
 {
     return g->state == GROUP_READY && !g->reloads ? stage_free_slots(g->stage) : 0;
@@ -502,6 +507,11 @@ static int lacks_any(const struct group *g)
     while (k < wanted->n && adapter_number(g, wanted->at[k].digest) != ADAPTERS_UNKNOWN)
         k++;
     return k < wanted->n;
+}
+
+void group_set_dir(struct group *g, const char *model_dir)
+{
+    g->options.model_dir = model_dir;
 }
 
 void group_adapters_changed(struct group *g)

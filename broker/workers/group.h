@@ -97,6 +97,7 @@ enum group_state group_state(const struct group *g);
 const char *group_state_name(enum group_state state); /* "starting", "ready", "dead", "draining" */
 uint64_t group_incarnation(const struct group *g);
 uint32_t group_in_flight(const struct group *g);
+int group_is_empty(const struct group *g);        /* it has no batch, and group_take gives none */
 uint32_t group_free_slots(const struct group *g); /* 0 unless READY */
 const struct group_rank_info *group_ranks(const struct group *g, uint32_t *n);
 int64_t group_restarts(const struct group *g);
@@ -112,6 +113,8 @@ int group_failure_stays(const struct group *g);
  * ended. */
 const char *group_last_failure(const struct group *g, int *exit_code);
 
+/* Ranks read this directory from the next start on, which must have the same contents. Borrowed. */
+void group_set_dir(struct group *g, const char *model_dir);
 /* Has the ranks load what they lack: a READY group finishes what is in flight, and starts anew,
  * which is no failure. Adapters that are not wanted any more stay until the next start. */
 void group_adapters_changed(struct group *g);
