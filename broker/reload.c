@@ -195,6 +195,7 @@ static void answer(struct broker *b, const struct served_model *m, int changed)
 {
     struct reload *r = b->reload;
     const char *in_options = b->options->models[m->rank].dir;
+    char *at_start = realpath(in_options, NULL);
     log_info("event=reloaded model=%s changed=%d digest=%.12s dir=%s", m->info.name, changed,
         m->info.digest, m->question.model_dir);
     struct msg_writer *w = outbox_ok(b->outbox, &r->later.envelope, r->later.request_id, 5);
@@ -202,7 +203,8 @@ static void answer(struct broker *b, const struct served_model *m, int changed)
     msg_key_str(w, "digest", m->info.digest);
     msg_key_str(w, "dir", m->question.model_dir);
     msg_key_bool(w, "changed", changed);
-    msg_key_str(w, "at_start", in_options);
+    msg_key_str(w, "at_start", at_start ? at_start : in_options);
+    free(at_start);
     forget(b);
     send_replies(b);
 }

@@ -251,10 +251,12 @@ static void write_optional(struct msg_writer *w, const char *key, int known, int
         msg_nil(w);
 }
 
-#define JOB_FIELDS 17
+#define JOB_FIELDS 18
 
-static void write_job(struct msg_writer *w, const struct store_job *j)
+static void write_job(struct store *s, struct msg_writer *w, const struct store_job *j)
 {
+    char digest[STORE_DIGEST_CHARS];
+    struct err ignored;
     int64_t left = j->accepted - j->done, running = j->cancelled ? 0 : j->running;
     if (running > left)
         running = left;
@@ -262,6 +264,8 @@ static void write_job(struct msg_writer *w, const struct store_job *j)
     msg_key_str(w, "key", j->key);
     msg_key_str(w, "state", job_state_name(j->state));
     msg_key_str(w, "model", j->model);
+    (void)store_digest_of_mode(s, j->mode, digest, &ignored);
+    msg_key_str(w, "checkpoint", digest);
     if (j->held)
         msg_key_str(w, "reason", j->reason);
     if (j->made_otherwise)
@@ -307,7 +311,7 @@ int reply_status(struct broker *b, const struct envelope *env, const struct requ
     const struct model_info *m = reply_model_of(b, j.mode);
     uint32_t n = job_fields(&j) + (uint32_t)(failure[0] != 0) + 2u * (m != NULL);
     struct msg_writer *w = outbox_ok(b->outbox, env, q->id, n);
-    write_job(w, &j);
+    write_job(b->store, w, &j);
     if (m) {
         msg_key_str(w, "digest", m->digest);
         msg_key_str(w, "mode", m->mode);
@@ -318,6 +322,7 @@ int reply_status(struct broker *b, const struct envelope *env, const struct requ
 }
 
 struct job_list {
+    struct store *store;
     struct msg_writer jobs;
     struct slice state;
     uint32_t n, limit;
@@ -334,7 +339,7 @@ static int add_job(void *arg, const struct store_job *j)
         (strlen(state) != l->state.len || memcmp(state, l->state.at, l->state.len) != 0))
         return 0;
     msg_map(&l->jobs, job_fields(j));
-    write_job(&l->jobs, j);
+    write_job(l->store, &l->jobs, j);
     return ++l->n == l->limit || l->jobs.buffer.size > l->max_bytes;
 }
 
@@ -352,8 +357,10 @@ static enum store_jobs set_of(struct slice state)
 int reply_jobs(struct broker *b, const struct envelope *env, const struct request *q, struct err *e)
 {
     int64_t after = q->after > INT32_MAX ? INT32_MAX : (int64_t)q->after;
-    struct job_list l = {
-        .state = q->state, .limit = q->limit ? q->limit : REPLY_DEFAULT_LIMIT, .next = after};
+    struct job_list l = {.store = b->store,
+        .state = q->state,
+        .limit = q->limit ? q->limit : REPLY_DEFAULT_LIMIT,
+        .next = after};
     l.max_bytes = b->limits.max_message_bytes / 2;
     msg_writer_init(&l.jobs);
     struct store_job_page page = {set_of(q->state), after, UINT32_MAX};

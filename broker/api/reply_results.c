@@ -132,8 +132,15 @@ static void write_error(struct msg_writer *w, const struct store_result_row *r)
     msg_key_str(w, "message", r->error_message ? r->error_message : "");
 }
 
+/* The checkpoint of a mode. */
+struct checkpoint {
+    int64_t mode; /* 0: none yet */
+    char digest[STORE_DIGEST_CHARS];
+};
+
 struct reply_part {
     const struct broker *broker;
+    struct checkpoint of_job, of_row;
     struct msg_writer rows; /* those that are written */
     uint32_t n, limit;      /* their number, and the most */
     uint64_t next;          /* the last one's cursor */
@@ -143,13 +150,33 @@ struct reply_part {
     int is_late;
 };
 
+static void find_checkpoint(const struct broker *b, int64_t mode, struct checkpoint *c)
+{
+    struct err ignored;
+    if (c->mode != mode)
+        (void)store_digest_of_mode(b->store, mode, c->digest, &ignored);
+    c->mode = mode;
+}
+
+/* Whether the row is of another checkpoint than its job's, which p->of_row is then: it names another
+ * model, or the job has moved. */
+static int has_own_checkpoint(struct reply_part *p, const struct store_result_row *r)
+{
+    if (r->mode == p->of_job.mode)
+        return 0;
+    find_checkpoint(p->broker, r->mode, &p->of_row);
+    return strcmp(p->of_row.digest, p->of_job.digest) != 0;
+}
+
 /* Goes on with *part, or begins it. */
-static struct reply_part *begin_part(struct broker *b, struct reply_part **part, size_t max_bytes)
+static struct reply_part *begin_part(
+    struct broker *b, struct reply_part **part, const struct store_job *j, size_t max_bytes)
 {
     if (!*part) {
         *part = xcalloc(1, sizeof **part);
         **part = (struct reply_part){.broker = b, .max_bytes = max_bytes, .limit = UINT32_MAX};
         msg_writer_init(&(*part)->rows);
+        find_checkpoint(b, j->mode, &(*part)->of_job);
     }
     (*part)->is_late = 0;
     (*part)->until_us = now_mono_us() + PART_US;
@@ -222,16 +249,17 @@ static void write_id(struct msg_writer *w, const struct store_result_row *r)
 }
 
 static void write_result(
-    struct msg_writer *w, const struct store_result_row *r, const struct reply_part *p)
+    struct msg_writer *w, const struct store_result_row *r, struct reply_part *p)
 {
     uint32_t members = count_members(r), failed = r->error_code != NULL;
     const struct model_info *m = reply_model_of(p->broker, r->mode);
     uint32_t each = members ? 1 : values_each(r, m);
     int has_labels = !failed && each > 1 && m && m->labels;
+    int has_own = !failed && !members && has_own_checkpoint(p, r);
     int is_another = !failed && m && r->pool.activation != m->pool.activation;
     uint32_t n = members && !failed ? 3 : value_fields(r, each);
     msg_map(w, 4 + n + (uint32_t)(members > 0) + (uint32_t)has_labels +
-                   (uint32_t)(r->n_pooled > 0) + (uint32_t)is_another);
+                   (uint32_t)(r->n_pooled > 0) + (uint32_t)is_another + (uint32_t)has_own);
     write_id(w, r);
     if (members)
         write_members(w, r);
@@ -245,6 +273,8 @@ static void write_result(
     }
     if (is_another)
         msg_key_str(w, "activation", activation_name(r->pool.activation));
+    if (has_own)
+        msg_key_str(w, "checkpoint", p->of_row.digest);
     msg_key_int(w, "n_tokens", r->n_tokens);
     if (r->n_pooled > 0)
         write_pooled(w, r);
@@ -284,8 +314,10 @@ static int is_over(const struct store_job *j)
 static void write_page(struct broker *b, const struct envelope *env, struct slice id,
     const struct reply_part *p, int done)
 {
-    struct msg_writer *w = outbox_ok(b->outbox, env, id, 3);
+    struct msg_writer *w = outbox_ok(b->outbox, env, id, 3 + (p->of_job.mode > 0));
     write_rows(w, p);
+    if (p->of_job.mode > 0)
+        msg_key_str(w, "checkpoint", p->of_job.digest);
     msg_str(w, "next");
     msg_uint(w, p->next);
     msg_key_bool(w, "done", done);
@@ -324,7 +356,7 @@ int reply_results(struct broker *b, const struct envelope *env, struct slice id,
     if (rc != 0)
         return end_part(part, rc);
     int is_new = !*part;
-    struct reply_part *p = begin_part(b, part, max_bytes < PAGE_BYTES ? max_bytes : PAGE_BYTES);
+    struct reply_part *p = begin_part(b, part, &j, max_bytes < PAGE_BYTES ? max_bytes : PAGE_BYTES);
     if (is_new) {
         p->next = page.after;
         p->limit = page.limit ? page.limit : REPLY_DEFAULT_LIMIT;
@@ -367,7 +399,7 @@ int reply_score(struct broker *b, const struct envelope *env, struct slice id, i
     int rc = get_job(b, job, &j, e);
     if (rc != 0)
         return end_part(part, rc);
-    struct reply_part *p = begin_part(b, part, b->limits.max_message_bytes);
+    struct reply_part *p = begin_part(b, part, &j, b->limits.max_message_bytes);
     rc = store_each_result_by_index(b->store, job, p->next_i, add_result, p, e);
     if (rc < 0)
         return end_part(part, rc);

@@ -177,6 +177,7 @@ int verb_check(const struct cli *c);
 int verb_top(const struct cli *c);
 int verb_purge(const struct cli *c);
 int verb_lora(const struct cli *c);
+int verb_reload(const struct cli *c);
 int verb_verify(const struct cli *c);
 int verb_scrub(const struct cli *c);
 int verb_man(const struct cli *c);

@@ -221,7 +221,7 @@ static int read_value(struct msg_reader *r, json_t **out, struct err *e)
 
 static int code_of(const char *name)
 {
-    for (int code = -1; code > -30; code--)
+    for (int code = -1; code >= ASSAY_EMODEL; code--)
         if (strcmp(err_name(code), name) == 0)
             return code;
     return ASSAY_EINTERNAL;

@@ -174,6 +174,21 @@ static const struct cli_verb verbs[] = {
         "  assay lora list\n"
         "  assay lora remove helpful\n",
         CLI_OPERAND | CLI_ADAPTER, no_options, verb_lora},
+    {"reload", "[NAME=]DIR", "Load another checkpoint for a model of a running broker.",
+        "The checkpoint is read and loaded beside the present one, while that goes on scoring. "
+        "Once "
+        "it is ready new jobs are scored by it, under the model's name; jobs that were begun "
+        "before "
+        "are finished by the one that they were begun with, which ends when no unfinished job "
+        "needs "
+        "it. Both are in memory until then. A directory that cannot be loaded, or whose head has "
+        "other labels or another pooling, changes nothing.\n\n"
+        "NAME is needed if the broker has several models. A model with adapters is not reloaded: "
+        "remove them first (`assay lora remove`). The broker's options are what counts at its next "
+        "start, so change --model there, too.",
+        "  assay reload ./my-reward-model-v2\n"
+        "  assay reload math=./my-math-model-v2 --data /var/lib/assay\n",
+        CLI_OPERAND, no_options, verb_reload},
     {"check", "DIR", "Say what a checkpoint is taken for, and what is missing.",
         "No broker is needed, and nothing is scored. A short row is written, of the kind that the "
         "recipe or the architecture is for. The exit code is 0 if rows of text can be scored, and "

@@ -342,6 +342,7 @@ static int exit_code_of(int code)
     case ASSAY_ENOTOKENS:
     case ASSAY_ENOSTEP:
     case ASSAY_EADAPTER:
+    case ASSAY_EMODEL:
     case ASSAY_EBADTEXT:
     case ASSAY_EPOSITION:
     case ASSAY_EMANY:

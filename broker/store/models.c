@@ -336,6 +336,18 @@ int store_place_of(const struct store *s, int64_t mode)
     return v ? (int)(v - s->served) : -1;
 }
 
+int store_digest_of_mode(
+    struct store *s, int64_t mode, char digest[STORE_DIGEST_CHARS], struct err *e)
+{
+    digest[0] = '\0';
+    sqlite3_stmt *q = store_prepare(s, "select digest from mode where mode = ?", "i", mode);
+    int rc = store_step(s, q, e);
+    if (rc == 1)
+        snprintf(digest, STORE_DIGEST_CHARS, "%s", (const char *)sqlite3_column_text(q, 0));
+    sqlite3_reset(q);
+    return rc < 0 ? rc : 0;
+}
+
 static const struct store_served *served_of_id(const struct store *s, uint32_t id)
 {
     for (int k = 0; k < STORE_MODELS; k++)

@@ -250,6 +250,10 @@ int store_set_model(struct store *s, int64_t job, uint32_t id, struct err *e);
 /* The modes that the job's rows are scored under: its model's, and those of routes. 1, or 0 when
  * there is no such job. */
 typedef void store_mode_visitor(void *arg, int64_t mode);
+/* The digest of the mode's checkpoint, "ensemble", or "": there is no such mode. */
+#define STORE_DIGEST_CHARS 65
+int store_digest_of_mode(
+    struct store *s, int64_t mode, char digest[STORE_DIGEST_CHARS], struct err *e);
 int store_job_modes(
     struct store *s, int64_t job, store_mode_visitor *visit, void *arg, struct err *e);
 int store_set_rate(struct store *s, int64_t job, double rows_per_s, struct err *e);

@@ -214,5 +214,23 @@ def framed_model(to):
     return to
 
 
+def changed_model(to, factor, base="demo-reward"):
+    """The same model with another head, so the same tokenizer and another checkpoint."""
+    shutil.copytree(MODELS / base, to)
+    path = to / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    size = struct.unpack("<Q", data[:8])[0]
+    tensor = json.loads(data[8:8 + size])["score.2.weight"]
+    begin, end = (8 + size + offset for offset in tensor["data_offsets"])
+    if tensor["dtype"] == "F32":
+        values = struct.unpack(f"<{(end - begin) // 4}f", data[begin:end])
+        data[begin:end] = struct.pack(f"<{len(values)}f", *(factor * v for v in values))
+    else:  # BF16: the upper half of a float32
+        values = [struct.unpack("<f", b"\0\0" + data[at:at + 2])[0] for at in range(begin, end, 2)]
+        data[begin:end] = b"".join(struct.pack("<f", factor * v)[2:] for v in values)
+    path.write_bytes(data)
+    return to
+
+
 def random_key(prefix="t"):
     return f"{prefix}-{uuid.uuid4().hex[:12]}"

@@ -13,29 +13,11 @@ import threading
 import time
 
 import pytest
-from harness import BIN, MODELS, PATIENCE, ROOT, Broker, Refused, ids_bytes, random_key, wait_until
+from harness import BIN, MODELS, PATIENCE, ROOT, Broker, Refused, changed_model, ids_bytes, random_key, wait_until
 from http_harness import Http, float32
 
 TEXTS = [{"id": i, "prompt": f"{i} + {i + 3} = ?", "response": str(2 * i + 3 + i % 2)} for i in range(24)]
 IDS = [{"id": i, "ids": ids_bytes([3 + (7 * i + k) % 90 for k in range(1 + i % 40)])} for i in range(24)]
-
-
-def changed_model(to, factor, base="demo-reward"):
-    """The same model with another head, so the same tokenizer and another checkpoint."""
-    shutil.copytree(MODELS / base, to)
-    path = to / "model.safetensors"
-    data = bytearray(path.read_bytes())
-    size = struct.unpack("<Q", data[:8])[0]
-    tensor = json.loads(data[8:8 + size])["score.2.weight"]
-    begin, end = (8 + size + offset for offset in tensor["data_offsets"])
-    if tensor["dtype"] == "F32":
-        values = struct.unpack(f"<{(end - begin) // 4}f", data[begin:end])
-        data[begin:end] = struct.pack(f"<{len(values)}f", *(factor * v for v in values))
-    else:  # BF16: the upper half of a float32
-        values = [struct.unpack("<f", b"\0\0" + data[at:at + 2])[0] for at in range(begin, end, 2)]
-        data[begin:end] = b"".join(struct.pack("<f", factor * v)[2:] for v in values)
-    path.write_bytes(data)
-    return to
 
 
 @pytest.fixture
