@@ -492,7 +492,7 @@ static void add_mixed_rows(struct planned *t, int64_t job, uint32_t n)
     must(planner_job_changed(t->p, job, &err));
 }
 
-static void serve_second(struct planned *t)
+static void serve_at(struct planned *t, int place)
 {
     struct err err;
     const struct store_model second = {.id = 9,
@@ -502,7 +502,12 @@ static void serve_second(struct planned *t)
         .digest = "another",
         .mode = MODE,
         .limits = {.max_len = 100, .vocab_size = 1000, .n_labels = 1}};
-    must(store_serve(t->f->s, 1, &second, &err));
+    must(store_serve(t->f->s, place, &second, &err));
+}
+
+static void serve_second(struct planned *t)
+{
+    serve_at(t, 1);
 }
 
 /* A batch has rows of one model, in order, and a model that gets no batches holds up nobody. */
@@ -542,6 +547,38 @@ static void test_a_suspect_concerns_its_lane(void **state)
     planner_free(&t.p);
 }
 
+/* What waits in the lane of a model that goes is nowhere in flight: once the model is back, in another
+ * place, each row runs once. */
+static void test_a_lane_that_goes(void **state)
+{
+    struct err err;
+    struct planned t = start(state, 50, 64);
+    serve_second(&t);
+    int64_t job = new_job(t.f->s, "mixed", 0);
+    add_mixed_rows(&t, job, 60);
+    struct batch *again = next_of(&t, 1), *suspect = next_of(&t, 1), *done = next_of(&t, 1);
+    assert_int_equal(planner_lost(t.p, &again, 0), 0);
+    assert_int_equal(planner_lost(t.p, &suspect, 1), 0);
+    end_batch(&t, &done, 0);
+    must(store_serve(t.f->s, 1, NULL, &err));
+    planner_forget_lane(t.p, 1);
+    assert_true(planner_is_clear(t.p, 1));
+    must(planner_job_changed(t.p, job, &err));
+    assert_int_equal(job_now(t.f->s, job).state, JOB_PAUSED);
+    assert_null(next_of(&t, 0));
+    serve_at(&t, 2);
+    must(planner_job_changed(t.p, job, &err));
+    uint32_t n[3] = {0};
+    for (uint32_t lane = 0; lane < 3; lane++)
+        for (struct batch *b; (b = next_of(&t, lane)); end_batch(&t, &b, 0))
+            n[lane] += b->n_rows;
+    assert_int_equal(n[0], 30);
+    assert_int_equal(n[1], 0);
+    assert_int_equal(n[2], 30 - 5);
+    assert_int_equal(job_now(t.f->s, job).done, 60);
+    planner_free(&t.p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -563,6 +600,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_more_rows_while_others_run, setup, teardown),
         cmocka_unit_test_setup_teardown(test_each_model_has_a_lane, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_suspect_concerns_its_lane, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_lane_that_goes, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
