@@ -311,6 +311,7 @@ static void go_back_to(struct broker *b, struct served_model *m)
     for (int i = 0, g = served_group(b, m, 0); i < b->options->replicas; i++)
         is_ready &= group_state(b->groups[g + i]) == GROUP_READY;
     if (is_ready) {
+        served_take_directory(b, m, r->model); /* its own may have gone since */
         switch_to(b, m);
         return;
     }
@@ -395,7 +396,9 @@ static void watch_groups(struct broker *b)
 long long reload_tick(struct broker *b, long long now_ms)
 {
     struct reload *r = b->reload;
-    if (r && r->phase == STARTING)
+    if (b->draining)
+        reload_end(b);
+    else if (r && r->phase == STARTING)
         watch_groups(b);
     else if (r && atomic_load(&r->is_done))
         take_opened(b);

@@ -39,7 +39,7 @@ static int earlier_are_used(struct broker *b)
 
 struct need {
     struct broker *broker;
-    const struct served_model *of;
+    struct served_model *of;
     int found;
 };
 
@@ -56,14 +56,28 @@ static int look_at_job(void *arg, const struct store_job *j)
     struct err e = {0};
     if (store_job_modes(n->broker->store, j->job, look_at_mode, n, &e) < 0)
         transaction_die(n->broker, &e);
+    n->of->needed_by = n->found ? j->job : 0;
     return n->found;
 }
 
-static int is_needed(struct broker *b, const struct served_model *m)
+/* Does the job that needed it last need it still? Then the others need not be looked at. */
+static int look_at_last(struct need *n)
+{
+    struct store_job j;
+    struct err e = {0};
+    int rc = n->of->needed_by ? store_get_job(n->broker->store, n->of->needed_by, &j, &e) : 0;
+    if (rc < 0)
+        transaction_die(n->broker, &e);
+    return rc == 1 && j.finished_ms == 0 && look_at_job(n, &j);
+}
+
+static int is_needed(struct broker *b, struct served_model *m)
 {
     struct need n = {b, m, 0};
     struct err e = {0};
     struct store_job_page unfinished = {JOBS_UNFINISHED, 0, UINT32_MAX};
+    if (look_at_last(&n))
+        return 1;
     if (store_each_job(b->store, &unfinished, look_at_job, &n, &e) < 0)
         transaction_die(b, &e);
     return n.found;

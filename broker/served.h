@@ -26,7 +26,8 @@ struct served_model {
     char *own_given;                  /* a reload's; NULL: it is in the options */
     const char *loras[ADAPTERS_MOST]; /* NAME=DIR, those that it begins with */
     uint32_t n_loras;
-    char *dir; /* resolved when it is opened: a symbolic link may change later */
+    char *dir;         /* resolved when it is opened: a symbolic link may change later */
+    int64_t needed_by; /* an old one's: a job that needed it as it was last looked; 0: none */
     struct model_info info;
     struct model_question question; /* about it */
     struct text_options text_options;

@@ -58,7 +58,7 @@ static void refuse_others(struct broker *b, const struct store_pending *p, struc
 /* Places the chunk with the request: 1 when it is not placed whole. */
 static int place_now(struct broker *b, struct store_pending *p, long long until_us, struct err *e)
 {
-    struct catalog_pins pins;
+    struct catalog_pins pins = {0};
     const struct preparing with = {.admit = &b->admit,
         .limits = &b->limits,
         .model = request_model_of_job(b, p->job, &pins),

@@ -111,9 +111,9 @@ uint32_t request_model_of_job(struct broker *b, int64_t job, struct catalog_pins
 {
     struct store_job j;
     struct err ignored;
-    int rc = pins_of_job(b, job, pins, &ignored);
-    if (rc == 0)
-        rc = store_get_job(b->store, job, &j, &ignored);
+    if (pins_of_job(b, job, pins, &ignored) != 0)
+        return CATALOG_NONE;
+    int rc = store_get_job(b->store, job, &j, &ignored);
     return rc == 1 ? id_of_mode(b, j.mode) : CATALOG_NONE;
 }
 
@@ -138,7 +138,7 @@ static int find_models(
     if (p->catalog != b->catalog) /* a model has come or gone */
         return prepare_again(p, CATALOG_NONE, NULL);
     int rc = key.at && b->catalog ? store_find_job(b->store, key, &job, e) : 0;
-    if (rc == 0 && p->has_model) /* its job was purged */
+    if (rc == 0 && (p->has_model || p->pins.n > 0)) /* its job was purged */
         return prepare_again(p, CATALOG_NONE, NULL);
     if (rc == 1)
         rc = store_get_job(b->store, job, j, e);

@@ -14,6 +14,7 @@ import time
 import msgpack
 import pytest
 from harness import BIN, MODELS, PATIENCE, Broker, Refused, changed_model, ids_bytes, random_key, wait_until
+from http_harness import Http, float32
 
 LONG = [{"id": i, "ids": ids_bytes([3 + (7 * i + k) % 90 for k in range(60 + i % 40)])} for i in range(400)]
 ROWS = LONG[:24]
@@ -320,6 +321,23 @@ def test_the_verb(directory, models):
             done = assay(*words)
             assert done.returncode == code and done.stdout == "" and done.stderr.count("\n") == 1, done
         assert score(client) == truth["a"][:24]
+
+
+def test_http_gives_the_scores_of_the_checkpoint_that_it_knows(directory, models):
+    """A request that meets a reload is 503 or has scores of one checkpoint; soon all are of the new one."""
+    found, truth = models
+    rows = [[3 + (7 * i + k) % 90 for k in range(60 + i % 40)] for i in range(24)]
+    with Broker(directory / "d", model=found["a"]) as broker, broker.client() as client, Http(directory, broker) as http:
+        def ask():
+            status, reply = http.post("/classify", {"input": rows})
+            return status if status != 200 else [float32(one["probs"][0]) for one in reply["data"]]
+        assert ask() == truth["a"][:24]
+        reload(client, found["b"])
+        answers, deadline = [ask()], time.monotonic() + 30 * PATIENCE
+        while answers[-1] != truth["b"][:24] and time.monotonic() < deadline:
+            answers.append(ask())
+        assert answers[-1] == truth["b"][:24] and all(answer == 503 for answer in answers[:-1]), answers[:-1]
+        assert client.call("info")["earlier"] == []
 
 
 def submit_for_ever(broker, stop, jobs, seed):
