@@ -87,7 +87,8 @@ int compose_check_kind(const struct recipe *r, const struct row_request *q, stru
 
 struct composer;
 
-struct composer *composer_new(const struct text_model *m); /* m outlives it */
+/* m outlives every use of it, but for composer_free. */
+struct composer *composer_new(const struct text_model *m);
 void composer_free(struct composer **c);
 /* Composes q, which must be a text shape. step_token: the token that ends a step,
  * POOL_NO_STEP_TOKEN if none. Returns 0 with out->n >= 1, its arrays borrowed until the next call;

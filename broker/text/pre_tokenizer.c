@@ -56,7 +56,7 @@ void pre_cutter_free(struct pre_cutter **out)
     struct pre_cutter *c = *out;
     if (!c)
         return;
-    for (unsigned i = 0; i < c->tokenizer->n; i++) {
+    for (unsigned i = 0; i < PRE_MAX_STEPS; i++) { /* the tokenizer may be gone */
         free(c->levels[i].parts);
         buffer_release(&c->levels[i].text);
         pattern_matcher_free(&c->levels[i].matcher);
