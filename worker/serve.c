@@ -220,7 +220,8 @@ static int check_checkpoint(struct worker *w, struct err *e)
         rc = err_set(e, ASSAY_EFORMAT,
             "the checkpoint in %.200s was changed under the running broker: expected digest "
             "%.12s.., "
-            "found %.12s..; put the old files back, or restart the broker to serve the new ones",
+            "found %.12s..; put the old files back, or restart the broker, or reload the model, to "
+            "serve the new ones",
             o->model, o->digest, digest);
     return rc;
 }
