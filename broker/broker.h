@@ -59,9 +59,10 @@ struct counters {
 
 /* Batches whose outcomes are not written yet (outcomes.c). */
 struct held {
-    struct batch *first; /* NULL: none */
-    struct err refused;  /* why no group can take the first, if that is its outcome */
-    long long again_ms;  /* when to write them again; 0: they are new */
+    struct batch *first;  /* NULL: none */
+    struct err refused;   /* why no group can take the first, if that is its outcome */
+    long long again_ms;   /* when to write them again; 0: they are new */
+    struct err unwritten; /* why they could not be written; only with again_ms */
 };
 
 /* Large messages whose rows are written ahead, in the order they came (api/ahead.c). */

@@ -273,6 +273,7 @@ static int write_held(struct broker *b, struct err *e)
     if (store_may_pass(rc)) {
         transaction_cannot_write(b, e);
         h->again_ms = now_mono_ms() + AGAIN_MS;
+        h->unwritten = *e;
         return 0;
     }
     while (rc == 0 && h->first)
@@ -285,6 +286,11 @@ static int write_held(struct broker *b, struct err *e)
 void outcomes_drop(struct broker *b)
 {
     batch_free_all(&b->held.first);
+}
+
+const char *outcomes_unwritten(const struct broker *b)
+{
+    return b->held.again_ms != 0 ? b->held.unwritten.msg : NULL;
 }
 
 int outcomes_block(const struct broker *b)

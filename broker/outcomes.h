@@ -17,6 +17,8 @@ void outcomes_drop(struct broker *b);
 /* Fails the rows of a batch that no group can take, because of `why`. Takes over *batch. 0: written
  * or held. */
 int outcomes_refuse(struct broker *b, struct batch **batch, const struct err *why, struct err *e);
+/* Why results that are there cannot be written, as of the last try; NULL: none wait for that. */
+const char *outcomes_unwritten(const struct broker *b);
 /* 1: no new work may start, as the broker stops or earlier outcomes must be written first. */
 int outcomes_block(const struct broker *b);
 

@@ -33,7 +33,8 @@ int transaction_commit(struct broker *b, struct err *e)
         return 0;
     b->in_transaction = 0;
     int rc = store_commit(b->store, e);
-    if (rc == 0 && b->cannot_write != 0) {
+    /* small ones may find room where held outcomes find none */
+    if (rc == 0 && b->cannot_write != 0 && b->held.again_ms == 0) {
         log_info(
             "event=%s", b->cannot_write == ASSAY_EFULL ? "disk_has_room" : "database_unlocked");
         b->cannot_write = 0;

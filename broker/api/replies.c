@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "broker/api/blocked.h"
+#include "broker/outcomes.h"
 #include "broker/api/connections.h"
 #include "broker/api/sessions.h"
 #include "broker/api/waiters.h"
@@ -203,13 +204,15 @@ static const char *failure_of(const struct broker *b)
 void reply_info(struct broker *b, const struct envelope *env, const struct request *q)
 {
     const struct counters *c = &b->counters;
-    const char *failure = failure_of(b);
-    struct msg_writer *w =
-        outbox_ok(b->outbox, env, q->id, 23 + (failure != NULL) + (b->front != NULL));
+    const char *failure = failure_of(b), *unwritten = outcomes_unwritten(b);
+    struct msg_writer *w = outbox_ok(
+        b->outbox, env, q->id, 23 + (failure != NULL) + (unwritten != NULL) + (b->front != NULL));
     write_about(b, w);
     msg_key_str(w, "state", broker_state(b));
     if (failure)
         msg_key_str(w, "failure", failure);
+    if (unwritten)
+        msg_key_str(w, "unwritten", unwritten);
     if (b->front)
         write_front(b->front, w);
     msg_key_int(w, "pid", getpid());
@@ -308,8 +311,10 @@ int reply_status(struct broker *b, const struct envelope *env, const struct requ
     char failure[BLOCKED_BYTES] = "";
     if (is_waiting(&j) && (rc = blocked_why(b, job, failure, e)) != 0)
         return rc;
+    const char *unwritten = is_waiting(&j) ? outcomes_unwritten(b) : NULL;
     const struct model_info *m = reply_model_of(b, j.mode);
-    uint32_t n = job_fields(&j) + (uint32_t)(failure[0] != 0) + 2u * (m != NULL);
+    uint32_t n = job_fields(&j) + (uint32_t)(failure[0] != 0) + (uint32_t)(unwritten != NULL) +
+                 2u * (m != NULL);
     struct msg_writer *w = outbox_ok(b->outbox, env, q->id, n);
     write_job(b->store, w, &j);
     if (m) {
@@ -318,6 +323,8 @@ int reply_status(struct broker *b, const struct envelope *env, const struct requ
     }
     if (failure[0])
         msg_key_str(w, "failure", failure);
+    if (unwritten)
+        msg_key_str(w, "unwritten", unwritten);
     return 0;
 }
 

@@ -23,6 +23,7 @@
 #include "broker/api/connections.h"
 #include "broker/api/replies.h"
 #include "broker/api/send.h"
+#include "broker/outcomes.h"
 #include "broker/table.h"
 #include "schema/alloc.h"
 #include "schema/clock.h"
@@ -402,9 +403,13 @@ static int refuse_late(struct broker *b, const struct store_job *j, struct err *
     int rc = blocked_why(b, j->job, why, e);
     if (rc != 0)
         return rc;
+    const char *unwritten = why[0] ? NULL : outcomes_unwritten(b);
     return err_set(e, ASSAY_ETIMEOUT,
         "not finished in time%s%.200s; job '%s' lives on, `results` will have its rows",
-        why[0] ? ": the workers do not start, they are tried again: " : "", why, j->key);
+        why[0]      ? ": the workers do not start, they are tried again: "
+        : unwritten ? ": results cannot be written, that is tried again: "
+                    : "",
+        unwritten ? unwritten : why, j->key);
 }
 
 /* Answers `score` when its job is over or its deadline has passed. Returns as reply_score does; 0:

@@ -194,6 +194,10 @@ static void draw_broker(struct top *t, struct frame *f)
         frame_text(f, STYLE_RED, "workers do not start: %s", reply_text(t->info, "failure"));
         frame_end_line(f);
     }
+    if (reply_text(t->info, "unwritten")[0]) {
+        frame_text(f, STYLE_RED, "results cannot be written: %s", reply_text(t->info, "unwritten"));
+        frame_end_line(f);
+    }
     speeds(t, &rows, &tokens);
     frame_text(
         f, STYLE_PLAIN, "%s, %s", reply_text(model, "architecture"), reply_text(t->info, "mode"));

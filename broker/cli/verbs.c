@@ -62,6 +62,10 @@ static void print_status(const json_t *r)
         printf("\n  the workers do not start: ");
         print_safely(stdout, reply_text(r, "failure"));
     }
+    if (reply_text(r, "unwritten")[0]) {
+        printf("\n  results cannot be written, that is tried again: ");
+        print_safely(stdout, reply_text(r, "unwritten"));
+    }
     if (reply_text(r, "made_otherwise")[0]) {
         printf("\n  its scores are not this broker's: ");
         print_safely(stdout, reply_text(r, "made_otherwise"));

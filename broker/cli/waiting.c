@@ -44,6 +44,7 @@ void waiting_tell_what_blocks(struct waiting *w, const json_t *status, long long
 {
     const char *reason = reply_text(status, "reason"), *key = reply_text(status, "key");
     const char *state = reply_text(status, "state"), *failure = reply_text(status, "failure");
+    const char *unwritten = reply_text(status, "unwritten");
     if (reason[0])
         waiting_tell(w,
             "waiting: job '%s' is held: %s; `assay resume JOB --accept-mode` goes on all the same",
@@ -52,6 +53,8 @@ void waiting_tell_what_blocks(struct waiting *w, const json_t *status, long long
         waiting_tell(w, "waiting: job '%s' is paused; `assay resume JOB` lets it go on", key);
     else if (failure[0])
         waiting_tell(w, "waiting: the workers do not start, they are tried again: %s", failure);
+    else if (unwritten[0])
+        waiting_tell(w, "waiting: results cannot be written, that is tried again: %s", unwritten);
     else if (strcmp(state, "open") == 0 && idle_ms > OPEN_MS)
         waiting_tell(w, "waiting: job '%s' is open: its last rows are not submitted yet", key);
     else

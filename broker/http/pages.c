@@ -68,10 +68,13 @@ static int is_full(const struct server *server)
 static void write_ready(struct page *page, const struct server *server, const struct card *card)
 {
     const char *failure = json_string_value(json_object_get(card->info, "failure"));
+    const char *unwritten = json_string_value(json_object_get(card->info, "unwritten"));
     if (!card_is_ready(card))
         err_set(&page->error, ASSAY_ENOTREADY,
             "a model has no worker group that is ready: the broker is %s%s%s", card->state,
             failure ? ": " : "", failure ? failure : "");
+    else if (unwritten)
+        err_set(&page->error, ASSAY_EQUEUEFULL, "results cannot be written: %s", unwritten);
     else if (is_full(server))
         err_set(&page->error, ASSAY_EQUEUEFULL, "the queue or the disk has no room");
     else

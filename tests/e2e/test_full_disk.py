@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from harness import PATIENCE, Broker, Refused, random_key, wait_until
+from harness import BIN, PATIENCE, Broker, Refused, random_key, wait_until
 
 ROWS = [{"id": k, "ids": [k, 5, 6]} for k in range(20)]
 MIB = 1 << 20
@@ -74,6 +74,8 @@ def test_reads_and_a_purge_on_a_full_disk(small_disk):
             submit_large(client, "large")
             client.submit("waits", ROWS)
             client.call("pause", job="waits")
+            # The log is copied in idle moments: all of it would find no room in what is held back for a purge.
+            wait_until(lambda: (broker.data / "assay.db").stat().st_size > 4 * MIB)
         broker.kill9()
         fill(small_disk)
         (broker.data / "reserve").unlink(missing_ok=True)  # results had it
@@ -99,6 +101,25 @@ def test_reads_and_a_purge_on_a_full_disk(small_disk):
         broker.__exit__()
 
 
+def says_why(broker, client, key, word):
+    """Whoever asks, or waits, hears why nothing goes on."""
+    wait_until(lambda: word in client.call("status", job=key).get("unwritten", ""))
+    wait_until(lambda: word in client.call("info").get("unwritten", ""))
+    with pytest.raises(Refused) as caught:
+        client.call("score", rows=[{"ids": [5, 6]}], timeout_ms=1000)
+    assert caught.value.code == "queue_full" or word in caught.value.err["message"], caught.value.err
+    for verb in (["wait", key], ["results", key, "--follow"]):
+        waits = subprocess.Popen([BIN / "assay", *verb, "--data", broker.data], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        try:
+            line = waits.stderr.readline()
+        finally:
+            waits.terminate()
+            waits.communicate()
+        assert line.startswith("assay") and "waiting: results cannot be written" in line and word in line, line
+    wait_until(lambda: f"results cannot be written, that is tried again: {broker.data}" in subprocess.run(
+        [BIN / "assay", "status", key, "--data", broker.data], capture_output=True, text=True).stdout)
+
+
 def test_results_wait_for_room(small_disk):
     """Neither a row nor the broker is lost when results of accepted work find no room, even in what was held back."""
     broker = start(small_disk)
@@ -118,10 +139,13 @@ def test_results_wait_for_room(small_disk):
             fill(small_disk)
             done = client.call("status", job=key)["done"]
             assert broker.process.poll() is None and done < n
+            before = broker.words().count("event=disk_has_room")
+            says_why(broker, client, key, "full")
+            assert broker.words().count("event=disk_has_room") == before  # not whenever something small was written
             assert client.call("results", job=key, after=0)["rows"] or done == 0
             (small_disk / "filler").unlink()
             assert sorted(row["i"] for row in client.results(key, timeout=120)) == list(range(n))
-        assert "event=disk_has_room" in broker.words()
+        wait_until(lambda: "event=disk_has_room" in broker.words())
         assert broker.stop() == 0
     finally:
         broker.__exit__()
