@@ -312,7 +312,7 @@ static int take_inputs(const struct loader *l, struct part *p, struct err *e)
 {
     struct rounding *r = &p->packing.inputs;
     *r = l->m->config.quantization.inputs;
-    if (r->how == ROUND_BY_ROW && p->cols < p->m->place.cols)
+    if (r->how != ROUND_NOT && r->how != ROUND_BY_SCALE && p->cols < p->m->place.cols)
         return err_set(e, ASSAY_EUNSUPPORTED,
             "tp %u does not fit '%.120s': its inputs are rounded by token, and a rank has a part "
             "of "

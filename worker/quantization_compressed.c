@@ -144,16 +144,14 @@ static int read_weights(
     return rc == 0 ? read_block(q, f, strategy, e) : rc;
 }
 
-/* Whether rounding by these is built: to 8 bits, by token where dynamic. Symmetric integers by
- * token are not: compressed-tensors' scale puts the largest magnitude on 127.5, between two
- * integers, so that the last bit of a sum would decide; other libraries have another scale. */
+/* Whether rounding by these is built: to 8 bits, by token where dynamic. */
 static int is_rounding_built(const struct json_file *f, const struct rounding *r, int symmetric)
 {
     const char *strategy = json_string_value(json_object_get(f->object, "strategy"));
-    const char *expected = r->how == ROUND_BY_ROW ? "token" : "tensor";
+    const char *expected = r->how == ROUND_BY_SCALE ? "tensor" : "token";
     return strategy && strcmp(strategy, expected) == 0 &&
            json_integer_value(json_object_get(f->object, "num_bits")) == 8 &&
-           (r->numbers == PACKED_E4M3 ? symmetric : r->how == ROUND_BY_SCALE || !symmetric) &&
+           (symmetric || r->numbers != PACKED_E4M3) &&
            !json_is_string(json_object_get(f->object, "scale_dtype"));
 }
 
@@ -166,7 +164,9 @@ static int read_rounding(struct quantization *q, const struct json_file *f, stru
         json_get_string(f, "strategy", &strategy, e) < 0 ||
         json_get_string(f, "type", &type, e) < 0)
         return ASSAY_EFORMAT;
-    struct rounding r = {.how = is_dynamic ? ROUND_BY_ROW : ROUND_BY_SCALE,
+    struct rounding r = {.how = !is_dynamic ? ROUND_BY_SCALE
+                                : symmetric ? ROUND_BY_MAGNITUDE
+                                            : ROUND_BY_ROW,
         .numbers = strcmp(type, "float") == 0 ? PACKED_E4M3 : PACKED_SIGNED};
     if (is_rounding_built(f, &r, symmetric))
         q->of_config = r;

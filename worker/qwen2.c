@@ -42,7 +42,7 @@ static int is_fp8_product(const struct model_config *c)
     uint8_t all = (1 << N_LAYER_MATRICES) - 1;
     for (uint32_t i = 0; i < c->n_layers; i++)
         all &= c->quantized[i];
-    return q->inputs.how == ROUND_BY_ROW && q->inputs.numbers == PACKED_E4M3 &&
+    return q->inputs.how == ROUND_BY_MAGNITUDE && q->inputs.numbers == PACKED_E4M3 &&
            q->format == FORMAT_PLAIN && q->numbers == PACKED_E4M3 && q->group_size == 0 &&
            q->group_rows <= 1 && all == (1 << N_LAYER_MATRICES) - 1;
 }

@@ -36,7 +36,8 @@ enum packed_numbers {
  * it (worker/cpu/round_rows.c). */
 enum rounding_how {
     ROUND_NOT,
-    ROUND_BY_ROW, /* scale and zero point from each row's smallest and largest number */
+    ROUND_BY_ROW,       /* scale and zero point from each row's smallest and largest number */
+    ROUND_BY_MAGNITUDE, /* scale from each row's largest magnitude, no zero point */
     ROUND_BY_SCALE
 };
 

@@ -64,9 +64,9 @@ def test_quantized_activations_need_a_choice(name):
 
 @pytest.mark.parametrize("name, options, words", [
     ("float-fp8-dynamic", [], None), ("float-fp8-static", ["--tp", "2"], None), ("int-int8-static", ["--tp", "2"], None),
-    ("pack-int4-dynamic", [], None),
+    ("pack-int4-dynamic", [], None), ("int-int8-dynamic", [], None),
     ("float-fp8-dynamic", ["--tp", "2"], ["tp 2 does not fit", "rounded by token", "expected tp 1, or --activations weights-only"]),
-    ("int-int8-dynamic", [], ["are not built", "expected --activations weights-only"]),
+    ("int-int8-dynamic", ["--tp", "2"], ["tp 2 does not fit", "rounded by token", "expected tp 1, or --activations weights-only"]),
     ("fp8-blocks", [], ["are not built", "expected --activations weights-only"])])
 def test_which_roundings_of_activations_are_built(name, options, words):
     code, said = describe(MODELS / "quantized" / name, "--activations", "as-stored", *options)

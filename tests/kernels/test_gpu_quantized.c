@@ -305,7 +305,7 @@ static void check_refused(const char *model, const char *option, const char *met
 static void test_what_is_refused(void **unused)
 {
     static const char *const rounded[] = {
-        "float-fp8-static", "int-int8-static", "pack-int4-dynamic"};
+        "float-fp8-static", "int-int8-static", "int-int8-dynamic", "pack-int4-dynamic"};
     (void)unused;
     for (size_t i = 0; i < sizeof rounded / sizeof *rounded; i++) {
         check_refused(rounded[i], "as-stored", "none", &gpu_ops, "are not built for GPUs");

@@ -1,7 +1,8 @@
 /* round_rows.c - inputs of a product rounded to 8 bits and back, in float32 and step by step as
  * compressed-tensors does it:
- *     by row, e4m3:     scale = largest magnitude / 448; 0 becomes 2^-23
- *     by row, integers: scale = (largest - smallest) / 255, zero point = -128 - smallest / scale
+ *     by magnitude, e4m3:     scale = largest magnitude / 448; 0 becomes 2^-23
+ *     by magnitude, integers: scale = largest magnitude / 127.5
+ *     by row, integers:       scale = (largest - smallest) / 255, zero = -128 - smallest / scale
  *     value = (round(clamp(x / scale + zero point)) - zero point) * scale
  * 0 is always among the numbers of a row. Integers are -128 .. 127, e4m3's numbers -448 .. 448.
  * Rounding is to nearest even; NaN stays NaN. */
@@ -13,6 +14,7 @@
 #define LOWEST_INT (-128.0f)
 #define HIGHEST_INT 127.0f
 #define INT_RANGE 255.0f
+#define INT_MAGNITUDE 127.5f
 #define LEAST_SCALE 0x1p-23f
 #define ROUNDING 12582912.0f  /* 1.5 * 2^23: adding it rounds to an integer */
 #define SMALLEST_E4M3 0x1p-6f /* that is normal */
@@ -50,15 +52,18 @@ static void measure(struct rounding *r, const float *x, int64_t n)
     }
     float largest = -low > high ? -low : high;
     r->zero = 0;
-    r->scale = r->numbers == PACKED_E4M3 ? largest / LARGEST_E4M3 : (high - low) / INT_RANGE;
-    if (r->numbers != PACKED_E4M3 && r->scale > 0)
+    if (r->how == ROUND_BY_ROW)
+        r->scale = (high - low) / INT_RANGE;
+    else
+        r->scale = largest / (r->numbers == PACKED_E4M3 ? LARGEST_E4M3 : INT_MAGNITUDE);
+    if (r->how == ROUND_BY_ROW && r->scale > 0)
         r->zero = round_int(LOWEST_INT - low / r->scale);
     r->scale = r->scale == 0 ? LEAST_SCALE : r->scale;
 }
 
 static void round_row(float *to, const float *x, int64_t n, struct rounding r)
 {
-    if (r.how == ROUND_BY_ROW)
+    if (r.how != ROUND_BY_SCALE)
         measure(&r, x, n);
     if (r.numbers == PACKED_E4M3)
         for (int64_t i = 0; i < n; i++)
