@@ -58,10 +58,12 @@ static void compare(struct device *d, const struct weight *plain, const struct w
     free(y);
 }
 
-static float *tables(int64_t n)
+/* Scales that bfloat16 has, as published checkpoints' are, or zero points. */
+static float *tables(int64_t n, int are_zeros)
 {
     float *table = malloc((size_t)n * sizeof *table);
-    fill(table, n, DTYPE_F32);
+    for (int64_t i = 0; i < n; i++)
+        table[i] = are_zeros ? (float)(i % 16) : (float)(128 + i % 128) * 0x1p-14f;
     return table;
 }
 
@@ -84,8 +86,8 @@ int main(int argc, char **argv)
     struct packing packing = {.bits = 4,
         .group_size = GROUP,
         .group_stride = OUT,
-        .scale = tables(IN / GROUP * OUT),
-        .zero = tables(IN / GROUP * OUT)};
+        .scale = tables(IN / GROUP * OUT, 0),
+        .zero = tables(IN / GROUP * OUT, 1)};
     fill(half, (int64_t)IN * OUT, DTYPE_BF16);
     fill(words, (int64_t)IN * OUT / 8, DTYPE_F32);
     if (cpu_ops.device->open(&d, &options, &e) != 0)
