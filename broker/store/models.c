@@ -459,11 +459,22 @@ int store_mode_of_route(struct store *s, const struct store_route *r, int64_t *m
     return m.has_none || m.n < 2 ? 0 : mode_of_ensemble(s, &m, mode, e);
 }
 
-int store_read_names(
+/* ---- for who reads beside the broker ---- */
+
+static void set_names(
+    const struct store *s, struct store_names *names, struct slice model, struct slice adapter)
+{
+    if (s->n_models > 1)
+        snprintf(names->model, sizeof names->model, "%.*s", (int)model.len, (const char *)model.at);
+    snprintf(
+        names->adapter, sizeof names->adapter, "%.*s", (int)adapter.len, (const char *)adapter.at);
+}
+
+/* The names by which the row asked for the model and the adapter of this part. */
+static int read_route(
     struct store *s, int64_t row, uint32_t part, struct store_names *names, struct err *e)
 {
     struct slice route, model, adapter;
-    *names = (struct store_names){0};
     sqlite3_stmt *q = store_prepare(s,
         "select ifnull(job.model, ''), ifnull(adapter, '') from row join job on job.job = row.row "
         ">> 32 where row = ?",
@@ -480,10 +491,34 @@ int store_read_names(
     }
     if (!model.at)
         model = store_text((const char *)sqlite3_column_text(q, 0));
-    if (s->n_models > 1)
-        snprintf(names->model, sizeof names->model, "%.*s", (int)model.len, (const char *)model.at);
-    snprintf(
-        names->adapter, sizeof names->adapter, "%.*s", (int)adapter.len, (const char *)adapter.at);
+    set_names(s, names, model, adapter);
+    sqlite3_reset(q);
+    return 0;
+}
+
+int store_read_names(
+    struct store *s, int64_t row, uint32_t part, struct store_names *names, struct err *e)
+{
+    struct store_members m;
+    struct slice model, adapter;
+    int64_t mode = 0;
+    *names = (struct store_names){0};
+    int rc = store_integer(s, 0, &mode, e, "select mode from result where row = ?", "i", row);
+    if (rc == 0)
+        rc = store_members_of(s, mode, &m, e);
+    if (rc != 0)
+        return rc;
+    sqlite3_stmt *q = store_prepare(s,
+        "select each.key from meta, json_each(meta.value) each where name = 'adapters' and "
+        "each.value = ? order by instr(each.key, '/') = 0 limit 1",
+        "i", m.modes[part < m.n ? part : 0]);
+    rc = store_step(s, q, e);
+    if (rc == 0) /* not served, or it has no name */
+        return read_route(s, row, part, names, e);
+    if (rc < 0)
+        return rc;
+    split_member(store_text((const char *)sqlite3_column_text(q, 0)), &model, &adapter);
+    set_names(s, names, model, adapter);
     sqlite3_reset(q);
     return 0;
 }

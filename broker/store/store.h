@@ -427,8 +427,9 @@ int store_set_attempts(struct store *s, const struct sequence *r, struct err *e)
  * may be more. */
 int store_finished_rows(
     struct store *s, struct store_page *page, store_row_visitor *visit, void *arg, struct err *e);
-/* Of a reader: what a row must name so that it is scored as this sequence of that row was, if the
- * broker has it now; "": nothing. */
+/* Of a reader: what a row must name so that it is scored as this sequence of that row was: present
+ * names of that checkpoint and adapter, or if they are not served, those that the row had. "":
+ * nothing. */
 struct store_names {
     char model[128], adapter[ADAPTERS_NAME_BYTES];
 };

@@ -65,9 +65,11 @@ def test_each_row_has_the_bits_of_its_model_alone(directory, tmp_path, models):
         assert [m["name"] for m in client.call("hello")["models"]] == ["a", "b", "c"]
         info = client.call("info")
         assert [(w["group"], w["model"]) for w in info["workers"]] == [(0, "a"), (1, "b"), (2, "c")]
-    with serve(directory, models, "abc") as broker:
-        verify = subprocess.run([BIN / "assay", "verify", key, "--data", directory], capture_output=True, text=True)
-        assert verify.returncode == 0, verify
+    renamed = {"a": models["b"], "b": models["a"], "x": models["c"]}
+    for served, names in [(models, "abc"), (renamed, "xab"), (renamed, "abx")]:  # what counts is the checkpoint
+        with serve(directory, served, names) as broker:
+            verify = subprocess.run([BIN / "assay", "verify", key, "--data", directory], capture_output=True, text=True)
+            assert verify.returncode == 0, verify
 
 
 def test_many_rows_of_two_models_in_turns(directory, tmp_path, models):
