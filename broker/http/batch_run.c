@@ -348,6 +348,28 @@ static const char *text_in(const json_t *map, const char *key)
     return json_string_value(json_object_get(map, key));
 }
 
+/* The broker loaded another checkpoint between the card and the job. Nothing of the job counts: it is
+ * deleted, and the lines are read under a newer card. Returns a code that lets the batch wait. */
+static int validate_again(struct batches *bs, struct batch *b, struct err *e)
+{
+    char key[JOB_KEY_BYTES];
+    struct slice reply;
+    batch_key(b, key);
+    msg_key_str(call_begin(bs->call, "cancel", 1), "job", key);
+    int rc = call_send(bs->call, &reply, e);
+    if (rc == 0) {
+        msg_key_str(call_begin(bs->call, "purge", 1), "job", key);
+        rc = call_send(bs->call, &reply, e);
+    }
+    if (rc != 0)
+        return err_set(e, ASSAY_ENOTREADY, "a job of another checkpoint is still there");
+    rc = batch_set(bs, b, json_pack("{s:s, s:n}", "status", "validating", "in_progress_at"),
+        json_pack("{s:i, s:i, s:i, s:i, s:i, s:i}", "chunk_rows", 0, "next_line", 0, "chunk", 0,
+            "rows", 0, "refused", 0, "sealed", 0),
+        e);
+    return rc != 0 ? rc : err_set(e, ASSAY_ENOTREADY, "the lines are read again");
+}
+
 /* Reads what became of the job: whose scores it has, whether it waits, whether somebody has
  * cancelled it. */
 static int take_status(struct batches *bs, struct batch *b, const json_t *status, struct err *e)
@@ -357,10 +379,13 @@ static int take_status(struct batches *bs, struct batch *b, const json_t *status
     const char *of = text_in(status, "digest"), *in = text_in(status, "mode");
     batch_text(bs, b, 1, "digest", digest, sizeof digest);
     batch_text(bs, b, 1, "mode", mode, sizeof mode);
-    if (of && in && (strcmp(of, digest) != 0 || strcmp(in, mode) != 0))
+    if (of && in && (strcmp(of, digest) != 0 || strcmp(in, mode) != 0)) {
+        if (!batch_number(bs, b, 1, "checked"))
+            return validate_again(bs, b, e);
         return err_set(e, ASSAY_EINTERNAL,
             "the broker scores the job with another checkpoint or mode than the batch was begun "
             "with");
+    }
     show_held(bs, b, reason);
     if (of && in && !batch_number(bs, b, 1, "checked") &&
         batch_set(bs, b, json_object(), json_pack("{s:i}", "checked", 1), e) != 0)
@@ -540,11 +565,11 @@ static int has_place(struct batches *bs)
 }
 
 /* A batch that is held gives its place to others, and looks again later. */
-static int put_aside(struct batches *bs, struct batch *b)
+static int put_aside(struct batches *bs, struct batch *b, long long ms)
 {
     forget_results(bs, b->run);
     run_free(&b->run);
-    return wait_ms(b, HELD_MS);
+    return wait_ms(b, ms);
 }
 
 /* Whether a broker is there that can be asked. */
@@ -583,5 +608,7 @@ int batch_step(struct batches *bs, struct batch *b)
         rc = handle(bs, b, &e);
     else if (rc == 0)
         wait_ms(b, POLL_MS);
-    return b->is_held && b->run && !ends ? put_aside(bs, b) : rc;
+    if (b->run && batch_number(bs, b, 1, "chunk_rows") == 0)
+        return put_aside(bs, b, POLL_MS); /* to be validated again */
+    return b->is_held && b->run && !ends ? put_aside(bs, b, HELD_MS) : rc;
 }
