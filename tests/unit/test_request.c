@@ -25,7 +25,7 @@ static void every_op_has_its_name(void **state)
     (void)state;
     static const char *const names[OP_COUNT] = {"hello", "submit", "status", "results", "score",
         "cancel", "pause", "resume", "retry", "jobs", "info", "purge", "adapters", "adapter_add",
-        "adapter_remove", "open", "append", "fork", "close"};
+        "adapter_remove", "reload", "open", "append", "fork", "close"};
     for (int op = 0; op < OP_COUNT; op++)
         assert_string_equal(request_op_name((enum request_op)op), names[op]);
 }
@@ -140,6 +140,9 @@ static void adapter_fields(void **state)
     assert_slice(q.name, "a.B_9-");
     assert_slice(q.dir, "/x");
     free(m.bytes);
+    good("{'v':1,'op':'reload','dir':'/x','model':'m'}", &q, &m);
+    assert_int_equal(q.op, OP_RELOAD);
+    assert_true(slice_is(q.dir, "/x") && slice_is(q.models.of[0], "m"));
     good("{'v':1,'op':'adapter_remove','name':'a'}", &q, &m);
     assert_slice(q.name, "a");
     free(m.bytes);
