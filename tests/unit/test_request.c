@@ -143,6 +143,7 @@ static void adapter_fields(void **state)
     good("{'v':1,'op':'reload','dir':'/x','model':'m'}", &q, &m);
     assert_int_equal(q.op, OP_RELOAD);
     assert_true(slice_is(q.dir, "/x") && slice_is(q.models.of[0], "m"));
+    free(m.bytes);
     good("{'v':1,'op':'adapter_remove','name':'a'}", &q, &m);
     assert_slice(q.name, "a");
     free(m.bytes);
