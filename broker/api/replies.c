@@ -255,11 +255,12 @@ static void write_optional(struct msg_writer *w, const char *key, int known, int
 }
 
 #define JOB_FIELDS 18
+#define JOBS_US 5000  /* for a page of jobs, which then is shorter */
+#define LOOK_EVERY 16 /* jobs: at the clock */
 
-static void write_job(struct store *s, struct msg_writer *w, const struct store_job *j)
+static void write_job(
+    struct msg_writer *w, const struct store_job *j, const struct store_mode *mode)
 {
-    char digest[STORE_DIGEST_CHARS];
-    struct err ignored;
     int64_t left = j->accepted - j->done, running = j->cancelled ? 0 : j->running;
     if (running > left)
         running = left;
@@ -267,8 +268,7 @@ static void write_job(struct store *s, struct msg_writer *w, const struct store_
     msg_key_str(w, "key", j->key);
     msg_key_str(w, "state", job_state_name(j->state));
     msg_key_str(w, "model", j->model);
-    (void)store_digest_of_mode(s, j->mode, digest, &ignored);
-    msg_key_str(w, "checkpoint", digest);
+    msg_key_str(w, "checkpoint", mode->digest);
     if (j->held)
         msg_key_str(w, "reason", j->reason);
     if (j->made_otherwise)
@@ -305,22 +305,18 @@ int reply_status(struct broker *b, const struct envelope *env, const struct requ
     struct err *e)
 {
     struct store_job j;
+    struct store_mode mode;
     int rc = store_get_job(b->store, job, &j, e);
-    if (rc != 1)
+    if (rc != 1 || (rc = store_read_mode(b->store, j.mode, &mode, e)) != 0)
         return rc;
     char failure[BLOCKED_BYTES] = "";
     if (is_waiting(&j) && (rc = blocked_why(b, job, failure, e)) != 0)
         return rc;
     const char *unwritten = is_waiting(&j) ? outcomes_unwritten(b) : NULL;
-    const struct model_info *m = reply_model_of(b, j.mode);
-    uint32_t n = job_fields(&j) + (uint32_t)(failure[0] != 0) + (uint32_t)(unwritten != NULL) +
-                 2u * (m != NULL);
+    uint32_t n = job_fields(&j) + 1 + (uint32_t)(failure[0] != 0) + (uint32_t)(unwritten != NULL);
     struct msg_writer *w = outbox_ok(b->outbox, env, q->id, n);
-    write_job(b->store, w, &j);
-    if (m) {
-        msg_key_str(w, "digest", m->digest);
-        msg_key_str(w, "mode", m->mode);
-    }
+    write_job(w, &j, &mode);
+    msg_key_str(w, "mode", mode.text);
     if (failure[0])
         msg_key_str(w, "failure", failure);
     if (unwritten)
@@ -330,24 +326,32 @@ int reply_status(struct broker *b, const struct envelope *env, const struct requ
 
 struct job_list {
     struct store *store;
+    int64_t mode; /* the last job's; 0: none yet */
+    struct store_mode is;
     struct msg_writer jobs;
     struct slice state;
     uint32_t n, limit;
     int64_t next;
     size_t max_bytes;
+    long long until_us;
 };
 
 static int add_job(void *arg, const struct store_job *j)
 {
     struct job_list *l = arg;
+    struct err ignored;
     const char *state = job_state_name(j->state);
     l->next = j->job;
     if (l->state.at &&
         (strlen(state) != l->state.len || memcmp(state, l->state.at, l->state.len) != 0))
         return 0;
+    if (j->mode != l->mode)
+        (void)store_read_mode(l->store, j->mode, &l->is, &ignored);
+    l->mode = j->mode;
     msg_map(&l->jobs, job_fields(j));
-    write_job(l->store, &l->jobs, j);
-    return ++l->n == l->limit || l->jobs.buffer.size > l->max_bytes;
+    write_job(&l->jobs, j, &l->is);
+    return ++l->n == l->limit || l->jobs.buffer.size > l->max_bytes ||
+           (l->n % LOOK_EVERY == 0 && now_mono_us() >= l->until_us);
 }
 
 /* The set of jobs to search for this state. */
@@ -367,8 +371,9 @@ int reply_jobs(struct broker *b, const struct envelope *env, const struct reques
     struct job_list l = {.store = b->store,
         .state = q->state,
         .limit = q->limit ? q->limit : REPLY_DEFAULT_LIMIT,
-        .next = after};
-    l.max_bytes = b->limits.max_message_bytes / 2;
+        .next = after,
+        .max_bytes = b->limits.max_message_bytes / 2,
+        .until_us = now_mono_us() + JOBS_US};
     msg_writer_init(&l.jobs);
     struct store_job_page page = {set_of(q->state), after, UINT32_MAX};
     int rc = store_each_job(b->store, &page, add_job, &l, e);

@@ -132,10 +132,10 @@ static void write_error(struct msg_writer *w, const struct store_result_row *r)
     msg_key_str(w, "message", r->error_message ? r->error_message : "");
 }
 
-/* The checkpoint of a mode. */
+/* What is known of a mode. */
 struct checkpoint {
     int64_t mode; /* 0: none yet */
-    char digest[STORE_DIGEST_CHARS];
+    struct store_mode is;
 };
 
 struct reply_part {
@@ -154,7 +154,7 @@ static void find_checkpoint(const struct broker *b, int64_t mode, struct checkpo
 {
     struct err ignored;
     if (c->mode != mode)
-        (void)store_digest_of_mode(b->store, mode, c->digest, &ignored);
+        (void)store_read_mode(b->store, mode, &c->is, &ignored);
     c->mode = mode;
 }
 
@@ -165,7 +165,7 @@ static int has_own_checkpoint(struct reply_part *p, const struct store_result_ro
     if (r->mode == p->of_job.mode)
         return 0;
     find_checkpoint(p->broker, r->mode, &p->of_row);
-    return strcmp(p->of_row.digest, p->of_job.digest) != 0;
+    return strcmp(p->of_row.is.digest, p->of_job.is.digest) != 0;
 }
 
 /* Goes on with *part, or begins it. */
@@ -274,7 +274,7 @@ static void write_result(
     if (is_another)
         msg_key_str(w, "activation", activation_name(r->pool.activation));
     if (has_own)
-        msg_key_str(w, "checkpoint", p->of_row.digest);
+        msg_key_str(w, "checkpoint", p->of_row.is.digest);
     msg_key_int(w, "n_tokens", r->n_tokens);
     if (r->n_pooled > 0)
         write_pooled(w, r);
@@ -317,7 +317,7 @@ static void write_page(struct broker *b, const struct envelope *env, struct slic
     struct msg_writer *w = outbox_ok(b->outbox, env, id, 3 + (p->of_job.mode > 0));
     write_rows(w, p);
     if (p->of_job.mode > 0)
-        msg_key_str(w, "checkpoint", p->of_job.digest);
+        msg_key_str(w, "checkpoint", p->of_job.is.digest);
     msg_str(w, "next");
     msg_uint(w, p->next);
     msg_key_bool(w, "done", done);
@@ -377,16 +377,12 @@ int reply_results(struct broker *b, const struct envelope *env, struct slice id,
 static void write_score(struct broker *b, const struct envelope *env, struct slice id,
     const struct store_job *j, const struct reply_part *p)
 {
-    const struct model_info *m = reply_model_of(b, j->mode);
-    struct msg_writer *w =
-        outbox_ok(b->outbox, env, id, 4 + 2u * (m != NULL) + (uint32_t)(j->made_otherwise != 0));
+    struct msg_writer *w = outbox_ok(b->outbox, env, id, 6 + (uint32_t)(j->made_otherwise != 0));
     msg_key_int(w, "job", j->job);
     msg_key_str(w, "key", j->key);
     msg_key_int(w, "started_ms", b->started_ms);
-    if (m) {
-        msg_key_str(w, "digest", m->digest);
-        msg_key_str(w, "mode", m->mode);
-    }
+    msg_key_str(w, "checkpoint", p->of_job.is.digest);
+    msg_key_str(w, "mode", p->of_job.is.text);
     if (j->made_otherwise)
         msg_key_str(w, "made_otherwise", j->reason);
     write_rows(w, p);

@@ -376,7 +376,7 @@ static int take_status(struct batches *bs, struct batch *b, const json_t *status
 {
     char digest[128], mode[1024];
     const char *state = text_in(status, "state"), *reason = text_in(status, "reason");
-    const char *of = text_in(status, "digest"), *in = text_in(status, "mode");
+    const char *of = text_in(status, "checkpoint"), *in = text_in(status, "mode");
     batch_text(bs, b, 1, "digest", digest, sizeof digest);
     batch_text(bs, b, 1, "mode", mode, sizeof mode);
     if (of && in && (strcmp(of, digest) != 0 || strcmp(in, mode) != 0)) {

@@ -124,13 +124,13 @@ static void take_refusal(struct link *l, struct job *job, const struct err *e)
 struct reply {
     int64_t id, job;
     int is_ok;
-    struct slice rows, digest, mode; /* digest and mode: of the job's model */
+    struct slice rows, checkpoint, mode; /* the last two: of the job's model */
 };
 
 /* Are these the scores that the ticket's request asked for? */
 static int check_made(const struct ticket *t, const struct reply *reply, struct err *e)
 {
-    if (slice_is(reply->digest, t->model->digest) && slice_is(reply->mode, t->model->mode))
+    if (slice_is(reply->checkpoint, t->model->digest) && slice_is(reply->mode, t->model->mode))
         return 0;
     return err_set(e, ASSAY_ENOTREADY,
         "the broker was started anew with another checkpoint or mode of `%.100s`, or has loaded "
@@ -183,8 +183,8 @@ static int read_reply(struct msg_reader *r, struct reply *reply, struct err *e)
             rc = msg_read_int(r, "", INT64_MIN, INT64_MAX, &reply->id, e);
         else if (rc == 0 && slice_is(key, "job") && msg_peek(r) == MSG_INT)
             rc = msg_read_int(r, "", INT64_MIN, INT64_MAX, &reply->job, e);
-        else if (rc == 0 && slice_is(key, "digest") && msg_peek(r) == MSG_STR)
-            rc = msg_read_str(r, "", &reply->digest, e);
+        else if (rc == 0 && slice_is(key, "checkpoint") && msg_peek(r) == MSG_STR)
+            rc = msg_read_str(r, "", &reply->checkpoint, e);
         else if (rc == 0 && slice_is(key, "mode") && msg_peek(r) == MSG_STR)
             rc = msg_read_str(r, "", &reply->mode, e);
         else if (rc == 0 && slice_is(key, "ok"))

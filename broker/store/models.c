@@ -336,14 +336,15 @@ int store_place_of(const struct store *s, int64_t mode)
     return v ? (int)(v - s->served) : -1;
 }
 
-int store_digest_of_mode(
-    struct store *s, int64_t mode, char digest[STORE_DIGEST_CHARS], struct err *e)
+int store_read_mode(struct store *s, int64_t mode, struct store_mode *out, struct err *e)
 {
-    digest[0] = '\0';
-    sqlite3_stmt *q = store_prepare(s, "select digest from mode where mode = ?", "i", mode);
+    *out = (struct store_mode){0};
+    sqlite3_stmt *q = store_prepare(s, "select digest, text from mode where mode = ?", "i", mode);
     int rc = store_step(s, q, e);
-    if (rc == 1)
-        snprintf(digest, STORE_DIGEST_CHARS, "%s", (const char *)sqlite3_column_text(q, 0));
+    if (rc == 1) {
+        snprintf(out->digest, sizeof out->digest, "%s", (const char *)sqlite3_column_text(q, 0));
+        snprintf(out->text, sizeof out->text, "%s", (const char *)sqlite3_column_text(q, 1));
+    }
     sqlite3_reset(q);
     return rc < 0 ? rc : 0;
 }

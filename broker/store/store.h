@@ -250,10 +250,11 @@ int store_set_model(struct store *s, int64_t job, uint32_t id, struct err *e);
 /* The modes that the job's rows are scored under: its model's, and those of routes. 1, or 0 when
  * there is no such job. */
 typedef void store_mode_visitor(void *arg, int64_t mode);
-/* The digest of the mode's checkpoint, "ensemble", or "": there is no such mode. */
-#define STORE_DIGEST_CHARS 65
-int store_digest_of_mode(
-    struct store *s, int64_t mode, char digest[STORE_DIGEST_CHARS], struct err *e);
+struct store_mode {
+    char digest[65]; /* of its checkpoint, "ensemble", or "": there is no such mode */
+    char text[STORE_REASON_BYTES];
+};
+int store_read_mode(struct store *s, int64_t mode, struct store_mode *out, struct err *e);
 int store_job_modes(
     struct store *s, int64_t job, store_mode_visitor *visit, void *arg, struct err *e);
 int store_set_rate(struct store *s, int64_t job, double rows_per_s, struct err *e);

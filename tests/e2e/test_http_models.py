@@ -110,7 +110,7 @@ class Reloading:
         if q["op"] != "score":
             return {"jobs": [], "next": 0}
         rows = [{"i": i, "id": None, "score": 1.0, "n_tokens": 1, "error": None} for i in range(len(q["rows"]))]
-        made = {"digest": self.made, "mode": "x"} if self.made else {"made_otherwise": "gone"}
+        made = {"checkpoint": self.made, "mode": "x"} if self.made else {"made_otherwise": "gone"}
         return {"job": 1, "key": q["key"], "rows": rows, "started_ms": 7, **made}
 
     def run(self):

@@ -178,12 +178,12 @@ static void the_checkpoint_of_a_mode(void **state)
 {
     struct fixture *f = *state;
     struct err err;
-    char digest[STORE_DIGEST_CHARS];
+    struct store_mode is;
     struct store *s = named(f);
-    must(store_digest_of_mode(s, mode_of(s, DIGEST), digest, &err));
-    assert_string_equal(digest, DIGEST);
-    must(store_digest_of_mode(s, 99, digest, &err));
-    assert_string_equal(digest, "");
+    must(store_read_mode(s, mode_of(s, DIGEST), &is, &err));
+    assert_string_equal(is.digest, DIGEST);
+    must(store_read_mode(s, 99, &is, &err));
+    assert_string_equal(is.digest, "");
 }
 
 int main(void)
