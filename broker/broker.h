@@ -134,7 +134,8 @@ struct broker {
     int in_transaction; /* a transaction is open; no reply has left for anything in it */
     int64_t touched[BROKER_TOUCHED]; /* jobs that this tick's requests wrote to */
     int n_touched;
-    int cannot_write; /* last logged reason: ASSAY_EFULL, ASSAY_ELOCKED; 0: it can write */
+    uint32_t n_undone; /* ticks whose requests were undone */
+    int cannot_write;  /* last logged reason: ASSAY_EFULL, ASSAY_ELOCKED; 0: it can write */
     struct held held;
     int known_waits;          /* the last tick was too long for known results */
     int connections_are_full; /* as last logged */

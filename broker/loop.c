@@ -49,6 +49,7 @@
 static void refuse_tick(struct broker *b, struct err *e)
 {
     transaction_rollback(b);
+    b->n_undone++;
     transaction_cannot_write(b, e);
     transaction_refuse(e);
     outbox_fail(b->outbox, e);

@@ -23,10 +23,12 @@ struct message {
     struct task task;
     struct envelope envelope;
     zmq_msg_t body;
-    size_t kept;                /* bytes counted as put aside */
-    int is_away;                /* a thread has it */
-    struct message *next;       /* in its line */
-    struct message *next_ready; /* in the list of those whose turn it is */
+    size_t kept;                  /* bytes counted as put aside */
+    struct store_retried retried; /* of a `retry` that goes on in later ticks, */
+    uint32_t undone;              /* as of this number of the broker's undone ticks */
+    int is_away;                  /* a thread has it */
+    struct message *next;         /* in its line */
+    struct message *next_ready;   /* in the list of those whose turn it is */
 };
 
 void message_free(struct message **m);

@@ -23,6 +23,7 @@
 #include "schema/clock.h"
 #include "schema/log.h"
 
+#define RETRY_US 3000 /* of a tick */
 #define SCORE_PRIORITY 50
 #define SCORE_TIMEOUT_MS 60000
 #define MOST_FAILED 500 /* rows of a chunk that are born failed; their results take some 3 ms */
@@ -335,8 +336,8 @@ static int on_results(struct broker *b, const struct envelope *env, const struct
     return rc;
 }
 
-static int change_job(struct broker *b, const struct request *q, const struct store_job *j,
-    struct store_retried *retried, struct err *e)
+static int change_job(
+    struct broker *b, const struct request *q, const struct store_job *j, struct err *e)
 {
     int rc = transaction_begin(b, e);
     if (rc != 0)
@@ -344,8 +345,6 @@ static int change_job(struct broker *b, const struct request *q, const struct st
     request_touch(b, j->job);
     if (j->cancelled && q->op != OP_CANCEL)
         return err_field(e, ASSAY_ESTATE, "job", "the job is cancelled");
-    if (q->op == OP_RETRY)
-        return store_retry(b->store, j->job, retried, e);
     if (j->state == JOB_DONE)
         return 0;
     if (q->op == OP_CANCEL)
@@ -364,19 +363,50 @@ static int on_change(struct broker *b, const struct envelope *env, const struct 
     const struct store_job *j, struct err *e)
 {
     struct store_job after;
-    struct store_retried retried = {0};
-    int rc = change_job(b, q, j, &retried, e);
+    int rc = change_job(b, q, j, e);
     if (rc == 0)
         rc = store_get_job(b->store, j->job, &after, e);
     if (rc != 1)
         return rc;
-    struct msg_writer *w = outbox_ok(b->outbox, env, q->id, q->op == OP_RETRY ? 4 : 2);
+    struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 2);
     msg_key_int(w, "job", j->job);
     msg_key_str(w, "state", job_state_name(after.state));
-    if (q->op == OP_RETRY) {
-        msg_key_int(w, "retried", retried.rows);
-        msg_key_int(w, "kept", retried.kept);
-    }
+    return 0;
+}
+
+/* Retries as many rows as a tick may; what an undone tick has retried is retried once more. */
+static int retry_some(struct broker *b, struct message *m, const struct store_job *j, struct err *e)
+{
+    if (m->undone != b->n_undone)
+        m->retried = (struct store_retried){0};
+    m->undone = b->n_undone;
+    int rc = transaction_begin(b, e);
+    if (rc != 0)
+        return rc;
+    request_touch(b, j->job);
+    if (j->cancelled)
+        return err_field(e, ASSAY_ESTATE, "job", "the job is cancelled");
+    rc = store_retry(b->store, j->job, now_mono_us() + RETRY_US, &m->retried, e);
+    return rc == 1 ? REQUEST_AGAIN : rc;
+}
+
+static int on_retry(struct broker *b, struct message *m, struct err *e)
+{
+    const struct request *q = &m->task.prepared.request;
+    struct store_job j, after;
+    int64_t job;
+    int rc = find_job(b, q, &job, &j, e);
+    if (rc == 0)
+        rc = retry_some(b, m, &j, e);
+    if (rc == 0)
+        rc = store_get_job(b->store, job, &after, e);
+    if (rc != 1)
+        return rc;
+    struct msg_writer *w = outbox_ok(b->outbox, &m->envelope, q->id, 4);
+    msg_key_int(w, "job", job);
+    msg_key_str(w, "state", job_state_name(after.state));
+    msg_key_int(w, "retried", m->retried.rows);
+    msg_key_int(w, "kept", m->retried.kept);
     return 0;
 }
 
@@ -466,6 +496,8 @@ static int serve(struct broker *b, struct message *m, struct err *e)
             return on_score(b, env, p, e);
         rc = session_request_expand(b, m, e);
         return rc == 0 ? REQUEST_AGAIN : rc;
+    case OP_RETRY:
+        return on_retry(b, m, e);
     case OP_PURGE:
         return on_purge(b, env, q, e);
     case OP_ADAPTERS:

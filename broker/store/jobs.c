@@ -546,25 +546,22 @@ static int retry_damaged(struct store *s, int64_t job, struct store_retried *out
     return rc < 0 ? rc : 0;
 }
 
-int store_retry(struct store *s, int64_t job, struct store_retried *out, struct err *e)
+/* Retries a block's failed rows, of which it counts those that are queued again. */
+static int retry_block(struct store *s, int64_t block, uint64_t failed, struct store_retried *out,
+    int64_t *tokens, struct err *e)
 {
-    int64_t block = block_number(row_id_of(job, 0)), end = block_number(row_last(job));
-    int64_t tokens = 0, n = 0;
-    uint64_t failed;
-    *out = (struct store_retried){0};
-    int rc = store_keep_blocks(s, e);
-    if (rc == 0)
-        rc = retry_damaged(s, job, out, e);
-    for (; rc == 0 && (rc = next_failed(s, &block, end, &failed, e)) == 1; block++)
-        for (rc = 0; rc >= 0 && failed != 0; failed &= failed - 1) {
-            rc = retry_row(s, (block << 6) + __builtin_ctzll(failed), &tokens, e);
-            n += rc == 1;
-            out->kept += rc == 0;
-            rc = rc < 0 ? rc : 0;
-        }
-    out->rows += n;
-    if (rc == 0 && n > 0)
-        rc = store_accept_adapters(s, job, 0, e);
+    int rc = 0;
+    for (; rc >= 0 && failed != 0; failed &= failed - 1) {
+        rc = retry_row(s, (block << 6) + __builtin_ctzll(failed), tokens, e);
+        out->rows += rc == 1;
+        out->kept += rc == 0;
+    }
+    return rc < 0 ? rc : 0;
+}
+
+static int note_retried(struct store *s, int64_t job, int64_t n, int64_t tokens, struct err *e)
+{
+    int rc = n > 0 ? store_accept_adapters(s, job, 0, e) : 0;
     if (rc != 0 || n == 0)
         return rc;
     s->queued_tokens += tokens;
@@ -572,4 +569,25 @@ int store_retry(struct store *s, int64_t job, struct store_retried *out, struct 
         "update job set done = done - ?1, failed = failed - ?1, tokens_left = tokens_left + ?2, "
         "finished_ms = null where job = ?3",
         "iii", n, tokens, job);
+}
+
+int store_retry(
+    struct store *s, int64_t job, long long until_us, struct store_retried *out, struct err *e)
+{
+    int64_t block = block_number(row_id_of(job, 0)), end = block_number(row_last(job)), tokens = 0;
+    uint64_t failed;
+    int is_late = 0, rc = store_keep_blocks(s, e);
+    if (rc == 0 && out->next == 0)
+        rc = retry_damaged(s, job, out, e);
+    int64_t before = out->rows;
+    if (out->next > block)
+        block = out->next;
+    for (; rc == 0 && !is_late && (rc = next_failed(s, &block, end, &failed, e)) == 1; block++) {
+        rc = retry_block(s, block, failed, out, &tokens, e);
+        is_late = now_mono_us() >= until_us;
+    }
+    out->next = block;
+    if (rc == 0)
+        rc = note_retried(s, job, out->rows - before, tokens, e);
+    return rc == 0 ? is_late : rc;
 }

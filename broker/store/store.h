@@ -238,12 +238,15 @@ int store_pause(struct store *s, int64_t job, int paused, struct err *e);
  * as it is. */
 int store_accept_mode(struct store *s, int64_t job, struct err *e);
 /* Queues failed rows again, and rows whose results were found damaged. Their old results are
- * deleted; the new ones get later cursors. */
+ * deleted; the new ones get later cursors. Begins with *out all 0. Returns 0, or 1 at until_us (monotonic) when there
+ * are more: call again with the same *out, in this transaction or a later one. */
 struct store_retried {
     int64_t rows; /* queued again */
     int64_t kept; /* would fail again: they failed for their content, or their content is lost */
+    int64_t next; /* where to go on */
 };
-int store_retry(struct store *s, int64_t job, struct store_retried *out, struct err *e);
+int store_retry(
+    struct store *s, int64_t job, long long until_us, struct store_retried *out, struct err *e);
 int store_set_fresh(struct store *s, int64_t job, struct err *e); /* before the job has rows */
 /* The job is of this model, not of the first one; before it has rows, too. */
 int store_set_model(struct store *s, int64_t job, uint32_t id, struct err *e);

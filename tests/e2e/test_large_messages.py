@@ -195,6 +195,26 @@ def test_many_rows_born_failed(directory):
         assert [row["id"] for row in scored] == list(range(10_000))
 
 
+def test_a_retry_of_many_rows(directory):
+    with open_job(directory) as (broker, client):
+        for chunk in range(1, 6):
+            client.submit("job", failing_rows(10_000), chunk=chunk, seal=chunk == 5)
+        client.call("resume", job="job")
+        assert len(client.results("job")) == 50_001
+        with short_ticks(broker, "retry"):
+            reply = client.call("retry", job="job")
+        assert (reply["retried"], reply["kept"], reply["state"]) == (0, 50_000, "done")
+        with short_ticks(broker, "jobs"):
+            for k in range(500):
+                send(client, "submit", key=f"small {k}", chunk=0, rows=[{"ids": [k]}], seal=True)
+            assert all(client.receive(60)["ok"] for _ in range(500))
+            listed, after = [], 0
+            while page := client.call("jobs", limit=10_000, after=after)["jobs"]:
+                listed += [job["key"] for job in page]
+                after = page[-1]["job"]
+        assert listed == ["job", *(f"small {k}" for k in range(500))]
+
+
 @pytest.mark.parametrize("chunk", [0, 1])
 def test_a_row_of_many_megabytes(directory, chunk):
     """It is too long for the model: what holds the loop is its message, in order or not."""

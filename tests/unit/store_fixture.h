@@ -316,8 +316,8 @@ static inline uint32_t finish_some(struct store *s, int64_t job, uint32_t n, int
 static inline int64_t retry_rows(struct store *s, int64_t job)
 {
     struct err err;
-    struct store_retried retried;
-    must(store_retry(s, job, &retried, &err));
+    struct store_retried retried = {0};
+    must(store_retry(s, job, INT64_MAX, &retried, &err));
     return retried.rows;
 }
 

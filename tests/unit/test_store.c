@@ -285,6 +285,30 @@ static void test_retry_of_a_few_among_many(void **state)
     assert_int_equal(job_now(f->s, job).state, JOB_DONE);
 }
 
+/* A retry that has no time goes on block by block, each in a transaction of its own; what failed
+ * again meanwhile is not retried twice. */
+static void test_retry_in_parts(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    struct store_retried retried = {0};
+    int64_t job = put_job(f->s, "many", 0, 200, 4);
+    int more = 1, parts = 0;
+    assert_int_equal(finish_some(f->s, job, 200, ASSAY_ENONFINITE), 200);
+    for (; more == 1; parts++) {
+        must(store_begin(f->s, &err));
+        more = must(store_retry(f->s, job, 0, &retried, &err));
+        must(store_commit(f->s, &err));
+        assert_int_equal(job_now(f->s, job).failed, 200 - retried.rows + parts);
+        if (more == 1)
+            assert_int_equal(finish_some(f->s, job, 1, ASSAY_ENONFINITE), 1);
+    }
+    assert_true(parts > 3);
+    assert_int_equal(retried.rows, 200);
+    assert_int_equal(retried.kept, 0);
+    assert_int_equal(finish_some(f->s, job, 200, 0), 200 - (parts - 1));
+}
+
 static int see_job(void *arg, const struct store_job *j)
 {
     int64_t *jobs = arg;
@@ -402,6 +426,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_retry, setup, teardown),
         cmocka_unit_test_setup_teardown(test_each_job, setup, teardown),
         cmocka_unit_test_setup_teardown(test_other_mode_is_held, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_retry_in_parts, setup, teardown),
         cmocka_unit_test_setup_teardown(test_retry_of_a_few_among_many, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unfinished_among_many, setup, teardown),
         cmocka_unit_test_setup_teardown(test_jobs_of_a_state, setup, teardown),
