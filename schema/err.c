@@ -125,3 +125,11 @@ const char *err_name(int code)
         return "internal";
     }
 }
+
+int err_code(const char *name, size_t len)
+{
+    for (int code = -1; code > ASSAY_ELOCAL; code--)
+        if (strlen(err_name(code)) == len && memcmp(err_name(code), name, len) == 0)
+            return code;
+    return ASSAY_EINTERNAL;
+}

@@ -11,6 +11,7 @@
 #define ASSAY_ERR_H
 
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdint.h>
 
 enum assay_code {
@@ -45,7 +46,8 @@ enum assay_code {
     ASSAY_EMANY = -28,      /* many_values: responses and pairs compare one number each */
     ASSAY_EMODEL = -30,     /* unknown_model (also a request's code) */
     ASSAY_EDAMAGED = -29,   /* damaged: the database no longer holds what was written */
-    /* local codes, never on the wire */
+    /* local codes, from here down: never on the wire */
+    ASSAY_ELOCAL = -40,
     ASSAY_EIO = -40, /* a file, socket or system call failed */
     ASSAY_EFORMAT =
         -41, /* config.json, safetensors, JSONL: the contents are not what they must be */
@@ -87,5 +89,7 @@ int err_errno(struct err *e, int code, const char *fmt, ...) __attribute__((form
 /* Returns the name on the wire, such as "bad_message"; "internal" for a code without one. Static
  * storage. */
 const char *err_name(int code);
+/* The code with this name, len bytes without a NUL; ASSAY_EINTERNAL if none has it. */
+int err_code(const char *name, size_t len);
 
 #endif

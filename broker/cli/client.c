@@ -219,14 +219,6 @@ static int read_value(struct msg_reader *r, json_t **out, struct err *e)
     }
 }
 
-static int code_of(const char *name)
-{
-    for (int code = -1; code >= ASSAY_EMODEL; code--)
-        if (strcmp(err_name(code), name) == 0)
-            return code;
-    return ASSAY_EINTERNAL;
-}
-
 /* Returns 0 and *reply, or the broker's error. Takes ownership of `body`. */
 static int judge(json_t *body, json_t **reply, struct err *e)
 {
@@ -235,11 +227,11 @@ static int judge(json_t *body, json_t **reply, struct err *e)
         return 0;
     }
     const json_t *err = json_object_get(body, "err");
-    const char *code = json_string_value(json_object_get(err, "code"));
+    const json_t *code = json_object_get(err, "code");
     const char *message = json_string_value(json_object_get(err, "message"));
     const char *field = json_string_value(json_object_get(err, "field"));
-    int rc = err_field(e, code_of(code ? code : ""), field ? field : "", "%s",
-        message ? message : "the broker gave no reason");
+    int rc = err_field(e, err_code(json_string_value(code), json_string_length(code)),
+        field ? field : "", "%s", message ? message : "the broker gave no reason");
     if (e)
         e->retry_after_ms = (uint32_t)json_integer_value(json_object_get(err, "retry_after_ms"));
     json_decref(body);

@@ -8,21 +8,11 @@
 #include "broker/http/pack.h"
 #include "schema/alloc.h"
 
-#define LOWEST_CODE (-40) /* below it are codes that are never sent */
-
 void row_result_release(struct row_result *r)
 {
     free(r->values);
     free(r->message);
     *r = (struct row_result){0};
-}
-
-int results_code(const char *name, size_t len)
-{
-    for (int code = -1; code > LOWEST_CODE; code--)
-        if (strlen(err_name(code)) == len && memcmp(err_name(code), name, len) == 0)
-            return code;
-    return ASSAY_EINTERNAL;
 }
 
 static int read_float(struct msg_reader *r, float *out, struct err *e)
@@ -84,7 +74,7 @@ static int read_error(struct msg_reader *r, struct row_result *row, struct err *
         if (rc == 0)
             rc = msg_read_str(r, "", &value, e);
         if (rc == 0 && slice_is(key, "code"))
-            row->code = results_code((const char *)value.at, value.len);
+            row->code = err_code((const char *)value.at, value.len);
         if (rc == 0 && slice_is(key, "message") && !row->message)
             row->message = strndup((const char *)value.at, value.len);
     }
@@ -145,7 +135,7 @@ int results_refusal(struct slice reply, struct err *e)
     const char *code = json_string_value(json_object_get(err, "code"));
     const char *message = json_string_value(json_object_get(err, "message"));
     const char *field = json_string_value(json_object_get(err, "field"));
-    err_field(e, results_code(code ? code : "", code ? strlen(code) : 0), field ? field : "", "%s",
+    err_field(e, err_code(code ? code : "", code ? strlen(code) : 0), field ? field : "", "%s",
         message ? message : "the broker gave no reason");
     e->retry_after_ms = (uint32_t)json_integer_value(json_object_get(err, "retry_after_ms"));
     json_decref(whole);

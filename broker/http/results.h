@@ -29,8 +29,4 @@ uint32_t results_count(struct slice rows);
 /* The error of a reply with ok: false. Returns its code. */
 int results_refusal(struct slice reply, struct err *e);
 
-/* The code of an error's name on the wire; ASSAY_EINTERNAL for a name that this version does not
- * know. */
-int results_code(const char *name, size_t len);
-
 #endif

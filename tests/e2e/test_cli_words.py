@@ -1,12 +1,14 @@
 """What the programs say: options by name, the word that was meant, nothing that plays tricks on a terminal."""
 import json
 import os
+import re
 import shutil
 import subprocess
 
 import pytest
-from harness import BIN, DEMO, MODELS, PATIENCE, Broker
+from harness import BIN, DEMO, MODELS, PATIENCE, ROOT, Broker
 from test_cli import run, write_rows
+from test_cli_outputs import SilentBroker
 
 
 def broker(*args):
@@ -157,3 +159,20 @@ def test_a_key_with_nul_is_json_that_is_not_supported(directory):
     (model / "tokenizer.json").write_text(json.dumps(tokenizer))
     done = run("tokenize", "x", "--model", model)
     assert done.returncode == 78 and "tokenizer.json: unsupported JSON: line 1: NUL byte in object key" in done.stderr
+
+
+# ---- what a broker refuses ----
+
+def test_every_code_of_the_protocol_is_known(directory):
+    page = (ROOT / "schema/PROTOCOL.md").read_text()
+    tables = page[page.index("### Codes of refused requests"):page.index("## 3. ")]
+    codes = set(re.findall(r"^\| `([a-z_]+)` \|", tables, re.M))
+    assert len(codes) > 20 and "unknown_model" in codes
+    codes.remove("queue_full")  # is waited for
+    with SilentBroker(directory) as broker:
+        for code in codes | {"a_code_of_a_later_version"}:
+            broker.replies["status"] = {"ok": False, "err": {"code": code, "message": "m", "field": "f"}}
+            done = run("status", "k", "--data", directory, "--timeout", "2")
+            is_bug = code in {"internal", "non_finite", "worker_killed", "a_code_of_a_later_version"}
+            assert (done.returncode == 70) == is_bug, (code, done)
+            assert code.startswith("a_") or f"f: m ({code})" in done.stderr, (code, done)

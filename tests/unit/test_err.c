@@ -129,6 +129,20 @@ static void names_on_the_wire(void **state)
         assert_string_equal(err_name(names[i].code), names[i].name);
 }
 
+static void names_are_read_back(void **state)
+{
+    (void)state;
+    for (int code = -1; code > ASSAY_ELOCAL; code--) {
+        const char *name = err_name(code);
+        int again = strcmp(name, "internal") == 0 ? ASSAY_EINTERNAL : code;
+        assert_int_equal(err_code(name, strlen(name)), again);
+    }
+    assert_int_equal(err_code("unknown_model", 13), ASSAY_EMODEL);
+    assert_int_equal(err_code("unknown_model", 12), ASSAY_EINTERNAL);
+    assert_int_equal(err_code("ok", 2), ASSAY_EINTERNAL);
+    assert_int_equal(err_code(NULL, 0), ASSAY_EINTERNAL);
+}
+
 static void what_a_terminal_acts_on_is_not_shown(void **state)
 {
     (void)state;
@@ -149,6 +163,7 @@ int main(void)
         cmocka_unit_test(what_a_peer_sent_is_made_printable),
         cmocka_unit_test(utf8_edges),
         cmocka_unit_test(names_on_the_wire),
+        cmocka_unit_test(names_are_read_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
