@@ -47,9 +47,9 @@ int request_read_models(struct msg_reader *r, struct request_models *m, struct e
     int rc = check_one_way(m, "models", e);
     if (rc == 0)
         rc = msg_read_array(r, "models", &n, e);
-    if (rc == 0 && (n == 0 || n > REQUEST_MODELS_MOST))
-        rc = err_field(
-            e, ASSAY_EBADREQ, "models", "expected 1 to %d names, found %u", REQUEST_MODELS_MOST, n);
+    if (rc == 0 && (n < 2 || n > REQUEST_MODELS_MOST))
+        rc = err_field(e, ASSAY_EBADREQ, "models", "expected 2 to %d names, found %u%s",
+            REQUEST_MODELS_MOST, n, n == 1 ? "; model is the field for one" : "");
     m->is_list = 1;
     for (uint32_t i = 0; rc == 0 && i < n; i++)
         rc = add_name(r, "models", m, e);

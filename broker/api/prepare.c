@@ -40,14 +40,23 @@ static void add_row(struct admit *a, const struct row_request *q,
     store_rows_add(rows, &row);
 }
 
+/* Finds the model of rows that name none, and refuses a message that names what is not there. */
+static int choose_model(
+    struct visit *v, const struct request_models *of_message, uint32_t *model, struct err *e)
+{
+    const struct prepared *p = v->of;
+    int rc =
+        route_base(v->with->admit, of_message, p->has_model ? p->model : CATALOG_NONE, model, e);
+    return rc == 0 ? route_check_list(v->with->admit, of_message, e) : rc;
+}
+
 /* Takes what the message says in front of its rows. */
 static int begin_rows(struct visit *v, struct err *e)
 {
     const struct prepared *p = v->of;
     if (!v->is_once_more)
         v->said = (struct request_conditions){p->request.truncation, p->request.models};
-    return route_base(
-        v->with->admit, &v->said.models, p->has_model ? p->model : CATALOG_NONE, &v->model, e);
+    return choose_model(v, &v->said.models, &v->model, e);
 }
 
 static int visit_row(void *arg, uint32_t index, const struct row_request *q, struct err *e)
@@ -126,7 +135,7 @@ static void decode(struct prepared *p, struct visit *v, struct slice message)
 static void decode_all(struct prepared *p, struct visit *v, struct slice message)
 {
     const struct request *q = &p->request;
-    uint32_t given = p->has_model ? p->model : CATALOG_NONE, model;
+    uint32_t model;
     v->of = p;
     decode(p, v, message);
     if (p->rc == 0 && q->said_late && (q->truncation.truncate || q->models.n > 0)) {
@@ -137,7 +146,7 @@ static void decode_all(struct prepared *p, struct visit *v, struct slice message
     }
     if (p->rc != 0)
         return;
-    p->rc = route_base(v->with->admit, &q->models, given, &model, &p->err);
+    p->rc = choose_model(v, &q->models, &model, &p->err);
     p->model = model;
 }
 

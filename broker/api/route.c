@@ -2,12 +2,15 @@
  * models, and their sequences are put end to end (route.h). */
 #include "broker/api/route.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "schema/alloc.h"
 #include "schema/utf8.h"
+
+#define SHOWN 80
 
 _Static_assert(REQUEST_MODELS_MOST == STORE_MEMBERS, "a row's models are the members of its route");
 _Static_assert(CATALOG_MOST == STORE_MODELS, "all that are served are in the catalog");
@@ -30,6 +33,58 @@ int route_base(const struct admit *a, const struct request_models *of_message, u
     return catalog_of_id(a->catalog, *id)
                ? 0
                : err_set(e, ASSAY_ESTATE, "the model of the job is not served any more");
+}
+
+/* "MODEL" or "MODEL/ADAPTER" */
+static struct slice split(struct slice name, struct slice *adapter)
+{
+    const uint8_t *slash = memchr(name.at, '/', name.len);
+    struct slice model = {name.at, slash ? (size_t)(slash - name.at) : name.len};
+    *adapter = (struct slice){0};
+    if (slash)
+        *adapter = (struct slice){slash + 1, name.len - model.len - 1};
+    return model;
+}
+
+/* Has a model of that name the adapter? One that is not current counts, too: the message's job may
+ * have begun with it. */
+static int has_adapter(const struct catalog *c, struct slice model, struct slice adapter)
+{
+    uint32_t found = ADAPTERS_UNKNOWN;
+    for (uint32_t i = 0; found == ADAPTERS_UNKNOWN && i < c->n; i++) {
+        const struct model_info *info = c->of[i].info;
+        if (!slice_is(model, info->name))
+            continue;
+        if (info->lock)
+            pthread_mutex_lock(info->lock);
+        found = adapters_find(&info->adapters, (const char *)adapter.at, adapter.len);
+        if (info->lock)
+            pthread_mutex_unlock(info->lock);
+    }
+    return found != ADAPTERS_UNKNOWN;
+}
+
+static int check_name(const struct admit *a, struct slice name, const char *field, struct err *e)
+{
+    const struct catalog_model *m;
+    struct slice adapter, model = split(name, &adapter);
+    int rc = catalog_find(a->catalog, a->pins, field, model, &m, e);
+    if (rc == 0 && adapter.at && !has_adapter(a->catalog, model, adapter))
+        rc = err_field(e, ASSAY_EADAPTER, field,
+            "expected an adapter that is loaded for %s, found '%.*s'", m->info->name,
+            (int)(adapter.len < SHOWN ? adapter.len : SHOWN), (const char *)adapter.at);
+    return rc;
+}
+
+int route_check_list(const struct admit *a, const struct request_models *of_message, struct err *e)
+{
+    int rc = 0;
+    for (uint32_t i = 0; rc == 0 && a->catalog && of_message->is_list && i < of_message->n; i++) {
+        char field[24];
+        snprintf(field, sizeof field, "models[%u]", i);
+        rc = check_name(a, of_message->of[i], field, e);
+    }
+    return rc;
 }
 
 /* Judges rows for this model from now on. */
@@ -161,12 +216,7 @@ static void join(struct admit *a, struct joined *j, const struct store_row *one)
 static int take_member(struct admit *a, struct slice name, const struct catalog_model **m,
     struct slice *adapter, struct err *e)
 {
-    const uint8_t *slash = memchr(name.at, '/', name.len);
-    struct slice model = {name.at, slash ? (size_t)(slash - name.at) : name.len};
-    *adapter = (struct slice){0};
-    if (slash)
-        *adapter = (struct slice){slash + 1, name.len - model.len - 1};
-    int rc = catalog_find(a->catalog, a->pins, "models", model, m, e);
+    int rc = catalog_find(a->catalog, a->pins, "models", split(name, adapter), m, e);
     if (rc == 0) {
         size_t n = strlen(a->route);
         snprintf(a->route + n, sizeof a->route - n, "%s%s/%.*s", n > 0 ? "," : "", (*m)->info->name,

@@ -13,6 +13,10 @@
 int route_base(const struct admit *a, const struct request_models *of_message, uint32_t given,
     uint32_t *id, struct err *e);
 
+/* Are all the models of the message's list served, and the adapters in it loaded? ASSAY_EMODEL or
+ * ASSAY_EADAPTER, by name: else every row would fail for what is no fault of the rows. */
+int route_check_list(const struct admit *a, const struct request_models *of_message, struct err *e);
+
 /* admit_row for the row's model or models; base: route_base's. */
 void route_row(struct admit *a, uint32_t base, const struct row_request *q, struct store_row *out);
 

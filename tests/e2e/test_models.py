@@ -110,6 +110,31 @@ def test_names_that_are_not_there(directory, models):
             client.call("score", sessions=[name], model="a")
 
 
+@pytest.mark.parametrize("op", ["score", "submit"])
+@pytest.mark.parametrize("is_late", [False, True], ids=["in front of the rows", "behind them"])
+def test_names_in_a_message_that_are_not_there(directory, models, op, is_late):
+    """The whole message is refused, as for `model`: no row is at fault, and all would fail."""
+    def refusal(client, names, rows=TEXTS):
+        fields = {"rows": rows, "models": names} if is_late else {"models": names, "rows": rows}
+        fields |= {"key": "k", "chunk": 0, "seal": True} if op == "submit" else {"key": "k"}
+        with pytest.raises(Refused) as refused:
+            client.call(op, **fields)
+        with pytest.raises(Refused) as unknown:
+            client.call("status", job="k")
+        assert unknown.value.code == "unknown_job"
+        return refused.value.code, refused.value.err["field"], str(refused.value)
+    with serve(directory, models, "ab") as broker, broker.client() as client:
+        code, field, words = refusal(client, ["a", "z"])
+        assert (code, field) == ("unknown_model", "models[1]") and "a, b" in words and "'z'" in words
+        assert refusal(client, ["z", "a"])[:2] == ("unknown_model", "models[0]")
+        code, field, words = refusal(client, ["a", "b/x"])
+        assert (code, field) == ("unknown_adapter", "models[1]") and "for b, found 'x'" in words
+        code, field, words = refusal(client, ["a"])
+        assert (code, field) == ("bad_request", "models") and "2 to 8 names, found 1; model is the field for one" in words
+        if op == "submit":
+            assert refusal(client, ["a", "z"], [])[:2] == ("unknown_model", "models[1]")
+
+
 def test_a_checkpoint_under_two_names(directory, models):
     with serve(directory, {"a": models["a"], "z": models["a"]}, "az") as broker, broker.client() as client:
         client.submit("job", TEXTS[:4], seal=False, model="z")
@@ -381,6 +406,34 @@ def test_command_line(directory, models, tmp_path):
         assert [line["score"] for line in lines(tmp_path / "said.jsonl")] == pytest.approx([each["b"][0]] * 5, rel=1e-6)
     run = subprocess.run([BIN / "assay", "score", rows, "--model", models["a"], "--models", "a"], capture_output=True, text=True)
     assert run.returncode == 64 and "--models" in run.stderr
+
+
+def test_an_output_is_kept_where_a_model_is_not_there(directory, models, tmp_path):
+    """A good output was replaced by one error for each of its rows."""
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in TEXTS[:8]))
+
+    def assay(names, *more):
+        words = [BIN / "assay", "score", rows, "-o", out, "--models", names, "--data", directory, *more]
+        return subprocess.run(words, capture_output=True, text=True)
+
+    def check_refused(names, found, *more):
+        done = assay(names, *more)
+        assert done.returncode == 65 and f"found '{found}' (unknown_model)" in done.stderr, done
+        assert out.read_bytes() == good and not (tmp_path / "out.jsonl.part").exists()
+
+    with serve(directory, models, "ab"):
+        assert assay("a,b").returncode == 0
+        good = out.read_bytes()
+        for names, found in (("a,zz", "zz"), ("zz,a", "zz"), ("zz", "zz")):
+            check_refused(names, found)
+        done = subprocess.run([BIN / "assay", "submit", rows, "--key", "k", "--models", "a,zz", "--data", directory], capture_output=True)
+        assert done.returncode == 65
+    with serve(directory, models, "a"):
+        for more in ([], ["--key", "k"], ["--accept-mode"]):
+            check_refused("a,b", "b", *more)
+    with serve(directory, models, "ab"):
+        assert assay("a,b").returncode == 0 and out.read_bytes() == good
 
 
 def test_a_run_is_continued_with_its_own_models(directory, models, tmp_path):
