@@ -2,6 +2,7 @@
  * the fields of a row. */
 #include "broker/api/replies.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,6 +26,17 @@ static void write_floats(struct msg_writer *w, const float *values, uint32_t n)
         msg_float(w, values[i]);
 }
 
+/* A statistic may be beyond float32's range, though the values are not: nil then. */
+static void write_statistic(struct msg_writer *w, const char *key, double v)
+{
+    if (isfinite((float)v)) {
+        msg_key_float(w, key, (float)v);
+        return;
+    }
+    msg_str(w, key);
+    msg_nil(w);
+}
+
 /* Are the values one number for each step of a solution? */
 static int has_steps(const struct store_result_row *r, uint32_t each)
 {
@@ -45,10 +57,10 @@ static void write_steps(struct msg_writer *w, const struct store_result_row *r, 
     if (!has_steps(r, each))
         return;
     struct step_statistics s = step_statistics(r->values, n);
-    msg_key_float(w, "min", (float)s.min);
-    msg_key_float(w, "product", (float)s.product);
-    msg_key_float(w, "last", (float)s.last);
-    msg_key_float(w, "mean", (float)s.mean);
+    write_statistic(w, "min", s.min);
+    write_statistic(w, "product", s.product);
+    write_statistic(w, "last", s.last);
+    write_statistic(w, "mean", s.mean);
 }
 
 static void write_responses(struct msg_writer *w, const struct store_result_row *r)
@@ -62,9 +74,9 @@ static void write_responses(struct msg_writer *w, const struct store_result_row 
     msg_array(w, r->n_values);
     for (uint32_t i = 0; i < r->n_values; i++)
         msg_uint(w, s.ranks[i]);
-    msg_key_float(w, "margin", (float)s.margin);
-    msg_key_float(w, "mean", (float)s.mean);
-    msg_key_float(w, "std", (float)s.std);
+    write_statistic(w, "margin", s.margin);
+    write_statistic(w, "mean", s.mean);
+    write_statistic(w, "std", s.std);
     msg_str(w, "advantages");
     write_floats(w, s.advantages, r->n_values);
     response_statistics_release(&s);
@@ -74,7 +86,7 @@ static void write_pair(struct msg_writer *w, const struct store_result_row *r)
 {
     msg_key_float(w, "chosen", r->values[0]);
     msg_key_float(w, "rejected", r->values[1]);
-    msg_key_float(w, "margin", r->values[0] - r->values[1]);
+    write_statistic(w, "margin", r->values[0] - r->values[1]);
 }
 
 /* Writes the values, by the row's shape and pooling. */
@@ -234,8 +246,8 @@ static void write_ensemble(struct msg_writer *w, const struct store_result_row *
     struct ensemble_statistics s = ensemble_statistics(r->values, r->n_values);
     msg_str(w, "scores");
     write_floats(w, r->values, r->n_values);
-    msg_key_float(w, "mean", (float)s.mean);
-    msg_key_float(w, "std", (float)s.std);
+    write_statistic(w, "mean", s.mean);
+    write_statistic(w, "std", s.std);
 }
 
 static void write_id(struct msg_writer *w, const struct store_result_row *r)
@@ -256,7 +268,7 @@ static void write_result(
     uint32_t each = members ? 1 : values_each(r, m);
     int has_labels = !failed && each > 1 && m && m->labels;
     int has_own = !failed && !members && has_own_checkpoint(p, r);
-    int is_another = !failed && m && r->pool.activation != m->pool.activation;
+    int is_another = !failed && !(m && r->pool.activation == m->pool.activation);
     uint32_t n = members && !failed ? 3 : value_fields(r, each);
     msg_map(w, 4 + n + (uint32_t)(members > 0) + (uint32_t)has_labels +
                    (uint32_t)(r->n_pooled > 0) + (uint32_t)is_another + (uint32_t)has_own);

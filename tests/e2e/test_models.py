@@ -240,6 +240,36 @@ def test_ensembles(directory, models):
         assert found == [("a", pytest.approx(each["a"][1])), ("b", pytest.approx(each["b"][1]))]
 
 
+def test_each_model_of_an_ensemble_has_its_own_pad_rule(directory, tmp_path):
+    """The bits that it gives alone, from the token that it pools alone."""
+    models = {}
+    for name, pad in (("a", 13), ("b", 14)):
+        shutil.copytree(MODELS / "demo-reward", models.setdefault(name, tmp_path / name))
+        config = json.loads((models[name] / "config.json").read_text())
+        (models[name] / "config.json").write_text(json.dumps({**config, "pad_token_id": pad}))
+    with serve(directory, models, "ab") as broker, broker.client() as client:
+        for said, at in ((True, (1, 2)), (False, (2, 2))):
+            row = {"ids": ids_bytes([14, 5, 13]), "hf_pad_rule": said}
+            each = [client.call("score", rows=[row], model=name, timeout_ms=60000)["rows"][0] for name in "ab"]
+            [both] = client.call("score", rows=[{**row, "models": ["a", "b"]}], timeout_ms=60000)["rows"]
+            assert tuple(one["pooled_at"][0]["i"] for one in each) == at
+            assert both["scores"] == [one["score"] for one in each] and both["activation"] == "none"
+            assert both["pooled_at"] == [one["pooled_at"][0] for one in each]
+
+
+def test_the_activation_is_said_where_the_model_is_gone(directory, models):
+    """Its absence means the model's own, which nobody can ask for any more."""
+    rows = [TEXTS[0], {**TEXTS[1], "pool": {"activation": "sigmoid"}}]
+    with serve(directory, models, "ab") as broker, broker.client() as client:
+        client.submit("job", rows, model="b")
+        client.submit("both", [{**row, "models": ["a", "b"]} for row in rows])
+        assert [row.get("activation") for row in client.results("job")] == [None, "sigmoid"]
+        assert [row.get("activation") for row in client.results("both")] == ["none", "sigmoid"]
+    with serve(directory, models, "a") as broker, broker.client() as client:
+        for key in ("job", "both"):
+            assert [row.get("activation") for row in client.results(key)] == ["none", "sigmoid"]
+
+
 def test_what_an_ensemble_does_not_take(directory, models):
     with serve(directory, models, "abc") as broker, broker.client() as client:
         def error(row, models=("a", "b")):

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 from harness import BIN, MODELS, Broker, random_key
+from test_models import changed_model
 
 PROMPT = "What is 37 + 48 - 12?"
 ANSWERS = ["73", "74", "37 + 48 = 85\n85 - 12 = 73\nThe answer is 73.", "73", "I do not know."]
@@ -110,6 +111,21 @@ def test_steps(stepping):
     assert [row[:2] for row in rows] == [(i, len(row["steps"])) for i, row in enumerate(each)]
     for i, _, *numbers in rows:
         near(numbers, [each[i][name] for name in ("min", "product", "last", "mean")])
+
+
+def test_statistics_beyond_float32_are_nil(directory, tmp_path):
+    """In messages and in lines of JSON; the values themselves are finite."""
+    model = changed_model(tmp_path / "m", 2e37)
+    with Broker(directory, model=model) as broker:
+        ids = [3 + k for k in range(40)]
+        (row,), _ = ask(broker, {"ids": ids, "pool": {"type": "POSITIONS", "positions": list(range(0, 40, 3))}})
+        path = tmp_path / "in.jsonl"
+        path.write_text(json.dumps({"input_ids": ids, "pool": {"type": "POSITIONS", "positions": list(range(0, 40, 3))}}) + "\n")
+        done = subprocess.run([BIN / "assay", "score", path, "-o", tmp_path / "out", "--data", directory], capture_output=True)
+        assert done.returncode == 0, done
+    assert row["error"] is None and row["product"] is None and row["min"] == min(row["steps"]) and len(row["steps"]) == 14
+    line = json.loads((tmp_path / "out").read_text())
+    assert line["product"] is None and line["last"] == pytest.approx(row["last"], rel=1e-6)
 
 
 def test_lines(running):

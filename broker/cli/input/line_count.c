@@ -11,7 +11,7 @@
 #include "broker/cli/signals.h"
 #include "schema/clock.h"
 
-#define PIECE_BYTES (1 << 16)
+#define PIECE_BYTES (1 << 14)
 
 static int is_plain_file(int fd)
 {
