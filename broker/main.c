@@ -344,7 +344,8 @@ int main(int argc, char **argv)
     keep_memory();
     b.waiters = waiters_new();
     b.sessions = sessions_new((uint64_t)options.session_bytes, &b.limits);
-    if (sodium_init() < 0)
+    rc = resources_check_stack(&e);
+    if (rc == 0 && sodium_init() < 0)
         rc = err_set(&e, ASSAY_EIO, "libsodium cannot start");
     if (rc == 0)
         rc = open_data(&b, data, sizeof data, &start, &e);

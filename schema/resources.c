@@ -9,6 +9,7 @@
 
 #define MAX_FILES 64
 #define USUAL_STACK (2u << 20)   /* assumed when the stack has no limit */
+#define LEAST_STACK (512u << 10) /* 160 KiB are too little for the broker's */
 #define BESIDE_STACKS (8u << 20) /* what the threads need besides stacks */
 
 /* Returns how many files can be opened, up to n. */
@@ -46,4 +47,14 @@ int resources_check(const char *whose, int n_files, int n_threads, struct err *e
             whose, bytes >> 20, n_threads);
     munmap(room, bytes);
     return 0;
+}
+
+int resources_check_stack(struct err *e)
+{
+    size_t bytes = stack_bytes();
+    if (bytes >= LEAST_STACK)
+        return 0;
+    return err_set(e, ASSAY_EFORMAT,
+        "expected stacks of at least %u KiB for threads, found %zu; raise `ulimit -s`",
+        LEAST_STACK >> 10, bytes >> 10);
 }

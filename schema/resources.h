@@ -1,5 +1,4 @@
-/* resources.h - checks for resources before calling a library that ends the process when they run
- * out. */
+/* resources.h - checks for resources before something ends the process when they run out. */
 #ifndef ASSAY_RESOURCES_H
 #define ASSAY_RESOURCES_H
 
@@ -9,5 +8,7 @@
  * -v`)? Returns 0 or ASSAY_EIO. Other threads may still take them meanwhile. `whose` names the user
  * in the message. */
 int resources_check(const char *whose, int n_files, int n_threads, struct err *e);
+/* Are the stacks of the broker's threads large enough (`ulimit -s`)? Returns 0 or ASSAY_EFORMAT. */
+int resources_check_stack(struct err *e);
 
 #endif

@@ -128,6 +128,16 @@ def test_too_little_room_for_threads_is_said(directory, program):
     raise AssertionError(done)
 
 
+@pytest.mark.skipif("asan" in BIN.parts, reason="a sanitizer needs larger stacks")
+def test_too_small_stacks_are_said(directory, rows):
+    """The broker ended by SIGSEGV, and was started again, eleven times."""
+    args = ["score", rows, "-o", directory / "out", "--model", DEMO]
+    for kib in (96, 128, 256):
+        done = limited("assay", *args, RLIMIT_STACK=kib << 10)
+        assert done.returncode == 78 and f"found {kib}; raise `ulimit -s`" in done.stderr, (kib, done)
+    assert limited("assay", *args, RLIMIT_STACK=512 << 10).returncode == 0
+
+
 def test_too_few_descriptors_are_said(directory, rows):
     said = 0
     for n in range(6, 18, 2):
