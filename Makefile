@@ -165,7 +165,7 @@ quant-drift: ## how far --quant int8 and --dtype bf16 move scores (worker/README
 	@$(MAKE) --no-print-directory -j2 all
 	@ASSAY_BIN=$(CURDIR)/$(B)/bin $(PYTHON) tests/bench/quant_drift.py
 
-evidence: ## write cuda/EVIDENCE.md: what the toolkit says of each kernel (needs nvcc; cuobjdump for the instructions)
+evidence: ## write cuda/EVIDENCE.md: what the toolkit says of each kernel (needs nvcc; cuobjdump and nvdisasm for the instructions)
 	python3 tests/kernels/evidence.py --nvcc $(NVCC) > cuda/EVIDENCE.md.new
 	mv cuda/EVIDENCE.md.new cuda/EVIDENCE.md
 

@@ -1,7 +1,7 @@
 """What can be said of the kernels without running them, as a table in Markdown.
 
 From ptxas, for sm_80 and sm_90: registers, spilled bytes, and from these and the launch's shared
-memory how many blocks an SM holds. From cuobjdump, where it is found: the instructions that matter.
+memory how many blocks an SM holds. From cuobjdump (which needs nvdisasm), where it is found: the instructions that matter.
 Exit status 1 when a kernel spills, or when attention has no tensor-core, ldmatrix or cp.async
 instruction, or a kernel over rows none of 16 bytes.
 
