@@ -301,6 +301,19 @@ static int is_waiting(const struct store_job *j)
     return j->state == JOB_OPEN || j->state == JOB_QUEUED || j->state == JOB_RUNNING;
 }
 
+struct replaced {
+    const struct broker *broker;
+    const char *name; /* of a model; NULL: none */
+};
+
+static void look_if_replaced(void *arg, int64_t mode)
+{
+    struct replaced *look = arg;
+    int place = store_place_of(look->broker->store, mode);
+    if (place >= 0 && look->broker->models[place]->state >= SERVED_OLD)
+        look->name = look->broker->models[place]->info.name;
+}
+
 int reply_status(struct broker *b, const struct envelope *env, const struct request *q, int64_t job,
     struct err *e)
 {
@@ -313,7 +326,11 @@ int reply_status(struct broker *b, const struct envelope *env, const struct requ
     if (is_waiting(&j) && (rc = blocked_why(b, job, failure, e)) != 0)
         return rc;
     const char *unwritten = is_waiting(&j) ? outcomes_unwritten(b) : NULL;
-    uint32_t n = job_fields(&j) + 1 + (uint32_t)(failure[0] != 0) + (uint32_t)(unwritten != NULL);
+    struct replaced replaced = {.broker = b};
+    if ((rc = store_job_modes(b->store, job, look_if_replaced, &replaced, e)) < 0)
+        return rc;
+    uint32_t n =
+        job_fields(&j) + 1 + (failure[0] != 0) + (unwritten != NULL) + (replaced.name != NULL);
     struct msg_writer *w = outbox_ok(b->outbox, env, q->id, n);
     write_job(w, &j, &mode);
     msg_key_str(w, "mode", mode.text);
@@ -321,6 +338,8 @@ int reply_status(struct broker *b, const struct envelope *env, const struct requ
         msg_key_str(w, "failure", failure);
     if (unwritten)
         msg_key_str(w, "unwritten", unwritten);
+    if (replaced.name)
+        msg_key_str(w, "replaced", replaced.name);
     return 0;
 }
 

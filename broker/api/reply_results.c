@@ -152,6 +152,7 @@ struct checkpoint {
 
 struct reply_part {
     const struct broker *broker;
+    int64_t job;
     struct checkpoint of_job, of_row;
     struct msg_writer rows; /* those that are written */
     uint32_t n, limit;      /* their number, and the most */
@@ -186,7 +187,8 @@ static struct reply_part *begin_part(
 {
     if (!*part) {
         *part = xcalloc(1, sizeof **part);
-        **part = (struct reply_part){.broker = b, .max_bytes = max_bytes, .limit = UINT32_MAX};
+        **part = (struct reply_part){
+            .broker = b, .job = j->job, .max_bytes = max_bytes, .limit = UINT32_MAX};
         msg_writer_init(&(*part)->rows);
         find_checkpoint(b, j->mode, &(*part)->of_job);
     }
@@ -326,9 +328,12 @@ static int is_over(const struct store_job *j)
 static void write_page(struct broker *b, const struct envelope *env, struct slice id,
     const struct reply_part *p, int done)
 {
-    struct msg_writer *w = outbox_ok(b->outbox, env, id, 3 + (p->of_job.mode > 0));
+    uint32_t is_read = p->of_job.mode > 0;
+    struct msg_writer *w = outbox_ok(b->outbox, env, id, 3 + 2 * is_read);
+    if (is_read)
+        msg_key_int(w, "job", p->job);
     write_rows(w, p);
-    if (p->of_job.mode > 0)
+    if (is_read)
         msg_key_str(w, "checkpoint", p->of_job.is.digest);
     msg_str(w, "next");
     msg_uint(w, p->next);

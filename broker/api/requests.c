@@ -72,11 +72,12 @@ int request_check_draining(const struct broker *b, struct err *e)
 
 /* ---- models ---- */
 
-/* The served model that has this mode; CATALOG_NONE: none has. */
+/* The served model that has this mode; CATALOG_NONE: none has, or it is ending. */
 static uint32_t id_of_mode(const struct broker *b, int64_t mode)
 {
     int place = store_place_of(b->store, mode);
-    return place < 0 ? CATALOG_NONE : b->models[place]->id;
+    uint32_t id = place < 0 ? CATALOG_NONE : b->models[place]->id;
+    return id == CATALOG_NONE || !b->catalog || catalog_of_id(b->catalog, id) ? id : CATALOG_NONE;
 }
 
 struct pinning {

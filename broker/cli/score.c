@@ -195,8 +195,9 @@ static int unpause(struct score *s, struct err *e)
     return rc;
 }
 
-/* A finished job is never held, so its scores would pass for this checkpoint's. */
-static int check_finished(struct score *s, struct err *e)
+/* A finished job is never held, and one of a checkpoint that was replaced goes on: their scores
+ * would pass for those of the present one. */
+static int check_checkpoint(struct score *s, struct err *e)
 {
     json_t *reply = NULL;
     if (s->cli->value[CLI_ACCEPT_MODE])
@@ -204,6 +205,13 @@ static int check_finished(struct score *s, struct err *e)
     cli_write_job(client_begin(s->client, "status", 1), s->run.key);
     int rc = client_call_patiently(s->client, 0, &reply, e);
     const char *why = json_string_value(json_object_get(reply, "made_otherwise"));
+    const char *replaced = json_string_value(json_object_get(reply, "replaced"));
+    if (rc == 0 && replaced)
+        rc = is_another(
+            s, err_set(e, ASSAY_ESTATE,
+                   "job '%s' was begun with the checkpoint that model '%s' had before; "
+                   "--accept-mode takes its scores all the same, another key begins anew",
+                   s->run.key, replaced));
     if (rc == 0 && why)
         rc = is_another(
             s, err_set(e, ASSAY_ESTATE,
@@ -342,7 +350,7 @@ static int transfer(struct score *s, struct err *e)
     int ended = 0, rc = run_choose_job(&s->run, s->client, e);
     if (rc == 0)
         s->end = RUN_FAILED; /* from here on, the run can be continued */
-    if (rc == 0 && (rc = check_finished(s, e)) != 0 && s->another)
+    if (rc == 0 && (rc = check_checkpoint(s, e)) != 0 && s->another)
         rc = begin_anew(s, e);
     while (rc == 0 && !(ended && s->feeder.sealed)) {
         rc = step(s, &ended, e);

@@ -113,6 +113,46 @@ def test_two_reloads_in_a_row_and_back(directory, models):
         assert not again["changed"] and again["digest"] == truth["a", "digest"] and n_workers(client) == 1
 
 
+def test_messages_that_come_again_while_the_old_one_ends(directory, models):
+    """A job that was finished by the earlier checkpoint: its messages get what they got, whatever state that is in."""
+    found, truth = models
+    with Broker(directory, model=found["a"]) as broker, broker.client() as client:
+        for k, name in enumerate("bcab"):
+            client.submit(f"done {k}", ROWS)
+            was = scores(client.results(f"done {k}"))
+            reload(client, found[name])
+            until = time.monotonic() + 1
+            while time.monotonic() < until:  # the old workers end meanwhile
+                for fields in ({"model": "demo-reward"}, {}):
+                    for ask in (lambda: client.submit(f"done {k}", ROWS, **fields) and None,
+                                lambda: score(client, key=f"done {k}", **fields)):
+                        with contextlib.suppress(Refused):
+                            assert ask() in (None, was)
+            assert broker.process.poll() is None
+            assert scores(client.results(f"done {k}")) == was and score(client) == truth[name][:24]
+
+
+def test_a_run_that_was_begun_before_is_begun_anew(directory, tmp_path, models):
+    """`assay score` goes on with a job of the checkpoint that the name has now, and no other's."""
+    found, truth = models
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps({"id": i, "ids": ids}) + "\n" for i, ids in enumerate(IDS)))
+    with Broker(tmp_path / "alone", model=found["b"]) as broker, broker.client() as client:
+        expected = score(client, [{"ids": ids_bytes(ids)} for ids in IDS])
+    command = [BIN / "assay", "score", source, "-o", out, "--data", directory]
+    with Broker(directory, model=found["a"], options=[*SLOW, "--threads", "1"]) as broker, broker.client() as client:
+        killed = subprocess.Popen(command)
+        wait_until(lambda: broker.sql("select 1 from jobs where state = 'running' and done > 0"))
+        client.call("pause", job=1)
+        killed.kill()
+        killed.wait()
+        reload(client, found["b"])
+        client.call("resume", job=1)
+        again = subprocess.run(command, capture_output=True, text=True)
+        assert again.returncode == 0 and "had before" in again.stderr and "scoring anew" in again.stderr, again
+        assert [float32(row["score"]) for row in map(json.loads, out.read_text().splitlines())] == [float32(x) for x in expected]
+
+
 def broken(tmp_path, found):
     """Directories that cannot be loaded, with words of the reason."""
     yield tmp_path / "none", "none"
