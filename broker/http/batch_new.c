@@ -61,13 +61,14 @@ static int check_metadata(const json_t *metadata, struct err *e)
     json_object_foreach((json_t *)metadata, key, value)
     {
         is_fit &= strlen(key) <= METADATA_KEY_BYTES && json_is_string(value) &&
-                  json_string_length(value) <= METADATA_BYTES;
+                  json_string_length(value) <= METADATA_BYTES &&
+                  strlen(json_string_value(value)) == json_string_length(value);
     }
     if (is_fit)
         return 0;
     return err_field(e, ASSAY_EBADREQ, "metadata",
         "`metadata`: expected an object of at most %d texts, with keys of at most %d bytes and "
-        "values of at most %d",
+        "values of at most %d, without NUL",
         METADATA_MOST, METADATA_KEY_BYTES, METADATA_BYTES);
 }
 

@@ -227,11 +227,17 @@ int files_add(struct files *files, const struct file_new *file, int fd, const ch
 }
 
 /* Under the lock. NULL: it is not there, or its time is over. */
+static json_int_t count_uses(const struct files *files, const char *id)
+{
+    return json_integer_value(json_object_get(files->uses, id));
+}
+
 static json_t *find(struct files *files, const char *id, struct err *e)
 {
     static const struct page_of any;
     json_t *object = folder_is_id(id, FOLDER_FILE) ? json_object_get(files->all, id) : NULL;
-    if (object && is_wanted(object, &any))
+    /* one that a batch reads stays until that is over */
+    if (object && (is_wanted(object, &any) || count_uses(files, id) > 0))
         return object;
     err_field(e, ASSAY_EGONE, "id", "No such File object: %.60s", id);
     return NULL;
@@ -253,11 +259,6 @@ int files_open(struct files *files, const char *id, int64_t *bytes, struct err *
     int fd = object ? folder_read(files->folder, id, e) : ASSAY_EGONE;
     pthread_mutex_unlock(&files->lock);
     return fd;
-}
-
-static json_int_t count_uses(const struct files *files, const char *id)
-{
-    return json_integer_value(json_object_get(files->uses, id));
 }
 
 /* Under the lock. The record goes first: contents without one are removed at the next start. */

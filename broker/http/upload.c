@@ -74,13 +74,15 @@ static enum MHD_Result write_piece(struct upload *u, const char *bytes, size_t n
 static enum MHD_Result take_file(
     struct upload *u, const char *name, uint64_t at, const char *bytes, size_t n)
 {
-    if (at == 0 && u->n_files++ == 0 && u->error.code == 0) {
+    int begins = at == 0 && (u->n_files == 0 || u->bytes > 0); /* a part may begin with no bytes */
+    u->n_files += begins;
+    if (begins && u->n_files == 1 && u->error.code == 0) {
         if (!name)
             return refuse(u, ASSAY_EBADREQ, "file", "`file`: expected a file with its name");
         if (files_check_name(name, &u->error) == 0)
             snprintf(u->name, sizeof u->name, "%s", name);
     }
-    if (at == 0 && u->n_files > 1)
+    if (begins && u->n_files > 1)
         return refuse(u, ASSAY_EBADREQ, "file", "`file`: expected once, found twice");
     return u->error.code == 0 ? write_piece(u, bytes, n) : MHD_YES;
 }

@@ -270,11 +270,27 @@ def test_uploads_that_are_refused(http):
     assert kept["expires_at"] == kept["created_at"] + 3600
 
 
+def test_an_upload_in_two_pieces(http):
+    """Wherever TCP cuts it: the parser may be told of the file's part before its first byte."""
+    body, headers = form(lines([{"input": "a"}]))
+    start = body.index(b'{"custom_id"')
+    head = "".join(f"{key}: {value}\r\n" for key, value in headers.items()).encode()
+    for cut in range(start - 6, start + 7):
+        with socket.create_connection(("127.0.0.1", http.port)) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.sendall(b"POST /v1/files HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%sContent-Length: %d\r\n\r\n%s" % (head, len(body), body[:cut]))
+            time.sleep(0.05)
+            connection.sendall(body[cut:])
+            reply = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert reply.startswith(b"HTTP/1.1 200"), (cut - start, reply)
+        assert json.loads(reply.partition(b"\r\n\r\n")[2])["bytes"] == len(lines([{"input": "a"}]))
+
+
 def test_batches_that_are_refused(http):
     file = http.upload(lines([{"input": "a"}]))["id"]
     good = {"input_file_id": file, "endpoint": "/v1/classify", "completion_window": "24h"}
     for field, value in (("endpoint", "/v1/chat/completions"), ("completion_window", "tomorrow"), ("completion_window", "31d"), ("completion_window", "0h"),
-                         ("input_file_id", "file-" + "0" * 32), ("input_file_id", "../lock"), ("metadata", {"a": 1}), ("metadata", {str(k): "" for k in range(17)}),
+                         ("input_file_id", "file-" + "0" * 32), ("input_file_id", "../lock"), ("metadata", {"a": 1}), ("metadata", {"a": "b\0c"}), ("metadata", {str(k): "" for k in range(17)}),
                          ("output_expires_after", {"anchor": "created_at", "seconds": 1}), ("endpoint", None)):
         found, reply = http.post("/v1/batches", {**good, field: value})
         assert found in (400, 404) and reply["error"]["message"], (field, reply)

@@ -101,19 +101,54 @@ static void a_folder_of_others_is_refused(void **state)
     assert_int_equal(folder_open(&folder, "/tmp/no/such/folder", &e), ASSAY_EFORMAT);
 }
 
-static json_t *add_file(
-    struct files *files, struct folder *folder, const char *id, const char *text)
+static json_t *add_file_for(struct files *files, struct folder *folder, const char *id,
+    const char *text, int64_t expires_after_s)
 {
     char temporary[FOLDER_NAME_BYTES];
     struct err e = {0};
     json_t *object = NULL;
     int fd = folder_temporary(folder, temporary, &e);
     assert_true(write(fd, text, strlen(text)) == (ssize_t)strlen(text));
-    struct file_new file = {
-        .id = id, .name = "a.jsonl", .purpose = "batch", .bytes = (int64_t)strlen(text)};
+    struct file_new file = {.id = id,
+        .name = "a.jsonl",
+        .purpose = "batch",
+        .bytes = (int64_t)strlen(text),
+        .expires_after_s = expires_after_s};
     assert_int_equal(files_add(files, &file, fd, temporary, &object, &e), 0);
     close(fd);
     return object;
+}
+
+static json_t *add_file(
+    struct files *files, struct folder *folder, const char *id, const char *text)
+{
+    return add_file_for(files, folder, id, text, 0);
+}
+
+/* The time of a file that a batch reads may be over: it stays until the batch is. */
+static void a_file_in_use_does_not_expire(void **state)
+{
+    struct folder *folder = open_folder(*state);
+    struct files *files;
+    struct err e = {0};
+    int64_t bytes;
+    char id[FOLDER_ID_BYTES];
+    assert_int_equal(files_new(&files, folder, 100, &e), 0);
+    json_t *object = add_file_for(files, folder, "", "abc", 1);
+    snprintf(id, sizeof id, "%s", json_string_value(json_object_get(object, "id")));
+    json_decref(object);
+    files_hold(files, id);
+    sleep(2);
+    files_expire(files);
+    int fd = files_open(files, id, &bytes, &e);
+    assert_true(fd >= 0 && bytes == 3);
+    close(fd);
+    files_release(files, id);
+    assert_int_equal(files_open(files, id, &bytes, &e), ASSAY_EGONE);
+    files_expire(files);
+    assert_false(exists(*state, id));
+    files_free(&files);
+    folder_close(&folder);
 }
 
 static void files_are_there_after_a_start(void **state)
@@ -245,6 +280,7 @@ int main(void)
         cmocka_unit_test(ids_are_what_they_are),
         IN_FOLDER(a_file_is_whole_or_absent),
         IN_FOLDER(a_folder_of_others_is_refused),
+        IN_FOLDER(a_file_in_use_does_not_expire),
         IN_FOLDER(files_are_there_after_a_start),
         cmocka_unit_test(names_are_shown_and_never_used),
         cmocka_unit_test(lists_have_pages),
