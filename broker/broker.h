@@ -137,6 +137,7 @@ struct broker {
     uint32_t n_undone; /* ticks whose requests were undone */
     int cannot_write;  /* last logged reason: ASSAY_EFULL, ASSAY_ELOCKED; 0: it can write */
     struct held held;
+    int turn;                 /* the group that gets the next batch, where several could */
     int known_waits;          /* the last tick was too long for known results */
     int connections_are_full; /* as last logged */
     unsigned connections_ended;

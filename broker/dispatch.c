@@ -72,20 +72,19 @@ static int dispatch_one(struct broker *b, int g, struct err *e)
     return rc == 1 ? send_out(b, g, &batch, e) : rc;
 }
 
-/* Round by round, so that groups share the work. */
+/* Round by round, so that groups share the work; a tick that has no time for all goes on in the next
+ * with the group whose turn it is. */
 int dispatch_batches(struct broker *b, struct err *e)
 {
-    for (int sent = 1; sent && !outcomes_block(b);) {
-        sent = 0;
-        for (int g = 0; g < b->n_groups; g++) {
-            int rc = dispatch_one(b, g, e);
-            if (rc < 0)
-                return rc;
-            sent |= rc == 1;
-            if (rc == 1 && ticks_has_taken(&b->ticks, DISPATCH_US)) {
-                b->wake = 1;
-                return 0;
-            }
+    for (int n = 0; n < b->n_groups && !outcomes_block(b);) { /* groups in a row that got none */
+        int rc = dispatch_one(b, b->turn % b->n_groups, e);
+        if (rc < 0)
+            return rc;
+        b->turn = (b->turn + 1) % b->n_groups;
+        n = rc == 1 ? 0 : n + 1;
+        if (rc == 1 && ticks_has_taken(&b->ticks, DISPATCH_US)) {
+            b->wake = 1;
+            return 0;
         }
     }
     return 0;
