@@ -435,7 +435,6 @@ void reload_release(struct broker *b)
 void reload_write(const struct broker *b, struct msg_writer *w)
 {
     const struct reload *r = b->reload;
-    uint32_t n = 0;
     msg_str(w, "reload");
     if (r) {
         msg_map(w, 3);
@@ -444,10 +443,8 @@ void reload_write(const struct broker *b, struct msg_writer *w)
         msg_key_str(w, "state", r->phase == OPENING ? "opening" : "starting");
     } else
         msg_nil(w);
-    for (int k = 0; k < BROKER_MODELS; k++)
-        n += b->models[k] && b->models[k]->state >= SERVED_OLD;
     msg_str(w, "earlier");
-    msg_array(w, n);
+    msg_array(w, served_count_earlier(b));
     for (int k = 0; k < BROKER_MODELS; k++) {
         const struct served_model *m = b->models[k];
         if (!m || m->state < SERVED_OLD)

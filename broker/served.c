@@ -223,6 +223,14 @@ int served_open(struct broker *b, struct served_model *m, int stop_fd, struct er
     return 0;
 }
 
+uint32_t served_count_earlier(const struct broker *b)
+{
+    uint32_t n = 0;
+    for (int k = 0; k < BROKER_MODELS; k++)
+        n += b->models[k] && b->models[k]->state >= SERVED_OLD;
+    return n;
+}
+
 struct served_model *served_of_rank(const struct broker *b, uint32_t rank)
 {
     for (int k = 0; k < BROKER_MODELS; k++) {

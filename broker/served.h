@@ -41,6 +41,8 @@ struct served_model {
 struct served_model *served_of_rank(const struct broker *b, uint32_t rank);
 /* That of rows that name none. */
 struct served_model *served_first(const struct broker *b);
+/* How many are there still that were replaced (SERVED_OLD, SERVED_ENDING). */
+uint32_t served_count_earlier(const struct broker *b);
 
 /* What the store is to know of it. */
 struct store_model served_for_store(const struct served_model *m);

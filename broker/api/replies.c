@@ -327,7 +327,8 @@ int reply_status(struct broker *b, const struct envelope *env, const struct requ
         return rc;
     const char *unwritten = is_waiting(&j) ? outcomes_unwritten(b) : NULL;
     struct replaced replaced = {.broker = b};
-    if ((rc = store_job_modes(b->store, job, look_if_replaced, &replaced, e)) < 0)
+    if (served_count_earlier(b) > 0 &&
+        (rc = store_job_modes(b->store, job, look_if_replaced, &replaced, e)) < 0)
         return rc;
     uint32_t n =
         job_fields(&j) + 1 + (failure[0] != 0) + (unwritten != NULL) + (replaced.name != NULL);

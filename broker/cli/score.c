@@ -206,18 +206,14 @@ static int check_checkpoint(struct score *s, struct err *e)
     int rc = client_call_patiently(s->client, 0, &reply, e);
     const char *why = json_string_value(json_object_get(reply, "made_otherwise"));
     const char *replaced = json_string_value(json_object_get(reply, "replaced"));
-    if (rc == 0 && replaced)
-        rc = is_another(
-            s, err_set(e, ASSAY_ESTATE,
-                   "job '%s' was begun with the checkpoint that model '%s' had before; "
-                   "--accept-mode takes its scores all the same, another key begins anew",
-                   s->run.key, replaced));
-    if (rc == 0 && why)
-        rc = is_another(
-            s, err_set(e, ASSAY_ESTATE,
-                   "job '%s' is finished and was %s; --accept-mode takes its scores all the same, "
-                   "another key begins anew",
-                   s->run.key, why));
+    if (rc == 0 && (replaced || why))
+        rc = is_another(s,
+            err_set(e, ASSAY_ESTATE,
+                "job '%s' %s%s%s; --accept-mode takes its scores all the same, another key begins "
+                "anew",
+                s->run.key,
+                replaced ? "was begun with the checkpoint that model '" : "is finished and was ",
+                replaced ? replaced : why, replaced ? "' had before" : ""));
     json_decref(reply);
     return rc == ASSAY_EUNKNOWNJOB ? 0 : rc;
 }
