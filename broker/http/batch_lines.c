@@ -7,8 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "broker/http/body.h"
-#include "broker/http/fields.h"
+#include "broker/ask/body.h"
+#include "broker/ask/fields.h"
 #include "schema/alloc.h"
 
 #define PIECE_BYTES (1 << 20)

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "broker/http/fields.h"
+#include "broker/ask/fields.h"
 
 #define WINDOW_MOST_S (30 * 86400)
 #define METADATA_MOST 16

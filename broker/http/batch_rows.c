@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "broker/http/faults.h"
+#include "broker/ask/faults.h"
 #include "schema/alloc.h"
 #include "schema/request.h"
 

@@ -4,8 +4,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "broker/ask/pack.h"
 #include "broker/http/batches_private.h"
-#include "broker/http/pack.h"
 #include "schema/alloc.h"
 #include "schema/clock.h"
 #include "schema/log.h"

@@ -6,7 +6,7 @@
 
 #include <pthread.h>
 
-#include "broker/http/ask.h"
+#include "broker/ask/ask.h"
 #include "broker/http/batch_lines.h"
 #include "broker/http/batch_output.h"
 #include "broker/http/batches.h"

@@ -6,8 +6,8 @@
 #include <string.h>
 #include <zmq.h>
 
-#include "broker/http/pack.h"
-#include "broker/http/results.h"
+#include "broker/ask/pack.h"
+#include "broker/ask/results.h"
 #include "schema/alloc.h"
 #include "schema/clock.h"
 #include "schema/request.h"

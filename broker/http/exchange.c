@@ -11,8 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "broker/http/body.h"
-#include "broker/http/faults.h"
+#include "broker/ask/body.h"
+#include "broker/ask/faults.h"
 #include "broker/http/headers.h"
 #include "broker/http/pages.h"
 #include "broker/http/routes.h"

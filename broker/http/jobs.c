@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "broker/http/card.h"
+#include "broker/ask/card.h"
 #include "schema/alloc.h"
 #include "schema/request.h"
 

@@ -11,7 +11,7 @@
 #ifndef ASSAY_HTTP_LINK_H
 #define ASSAY_HTTP_LINK_H
 
-#include "broker/http/card.h"
+#include "broker/ask/card.h"
 #include "broker/http/ticket.h"
 
 struct link;

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <zmq.h>
 
-#include "broker/http/pack.h"
+#include "broker/ask/pack.h"
 #include "schema/clock.h"
 #include "schema/log.h"
 #include "schema/request.h"

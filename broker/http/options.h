@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#include "broker/http/card.h"
+#include "broker/ask/card.h"
 #include "broker/options.h"
 
 struct http_options {

@@ -1,9 +1,26 @@
-/* routes.h - the endpoints: which path is answered how. */
+/* routes.h - the endpoints: which path is answered how.
+ *
+ * assay-http (main.c) is a process of its own, in front of a broker, for programs that speak HTTP:
+ *
+ *     listen.c      sockets and connections, by libmicrohttpd; peers.c: those that leave or dawdle
+ *     headers.c     what a request's head may say; keys.c: who may ask
+ *     routes.c      the endpoints; broker/ask/ has requests to score, and their replies
+ *     exchange.c    one request, from its head to its reply
+ *     link.c        the thread that has the socket to the broker; jobs.c: what it has sent;
+ *                   coalesce.c: which requests make one job, and when
+ *     metrics.c     counts, for Prometheus
+ *
+ * With --files it has files of requests, too, which are scored while nobody waits:
+ *
+ *     folder.c      the directory; files.c: what is in it; upload.c: what comes to it
+ *     batches.c     batches, and the thread that works on them (batch_*.c); call.c: its requests to
+ *                   the broker
+ *     stored.c      what is asked of both */
 #ifndef ASSAY_HTTP_ROUTES_H
 #define ASSAY_HTTP_ROUTES_H
 
-#include "broker/http/ask.h"
-#include "broker/http/answers.h"
+#include "broker/ask/answers.h"
+#include "broker/ask/ask.h"
 #include "broker/http/folder.h"
 
 enum route_kind {

@@ -5,7 +5,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 
-#include "broker/http/budget.h"
+#include "broker/ask/budget.h"
 #include "broker/http/keys.h"
 #include "broker/http/link.h"
 #include "broker/http/metrics.h"

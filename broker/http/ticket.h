@@ -4,8 +4,8 @@
 
 #include <stdatomic.h>
 
-#include "broker/http/results.h"
-#include "broker/http/rows.h"
+#include "broker/ask/results.h"
+#include "broker/ask/rows.h"
 
 struct card;
 struct card_model;

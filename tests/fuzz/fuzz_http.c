@@ -8,10 +8,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "broker/http/answers.h"
+#include "broker/ask/answers.h"
+#include "broker/ask/body.h"
+#include "broker/ask/faults.h"
 #include "broker/http/batch_lines.h"
-#include "broker/http/body.h"
-#include "broker/http/faults.h"
 #include "schema/alloc.h"
 #include "schema/request.h"
 #include "tests/unit/http_fixture.h"

@@ -5,7 +5,7 @@
 #include <jansson.h>
 #include <stdlib.h>
 
-#include "broker/http/ask.h"
+#include "broker/ask/ask.h"
 
 /* A model as `info` has it, with an adapter. */
 static inline json_t *http_model(

@@ -8,9 +8,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "broker/http/body.h"
-#include "broker/http/fields.h"
-#include "broker/http/pack.h"
+#include "broker/ask/body.h"
+#include "broker/ask/fields.h"
+#include "broker/ask/pack.h"
 #include "tests/unit/http_fixture.h"
 
 /* Decodes a body for one endpoint. Returns its rows as JSON, or NULL with *e. Values that JSON has

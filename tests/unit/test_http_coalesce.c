@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "broker/http/card.h"
+#include "broker/ask/card.h"
 #include "broker/http/jobs.h"
 #include "schema/clock.h"
 

@@ -1,5 +1,5 @@
 /* card.c - see card.h. */
-#include "broker/http/card.h"
+#include "broker/ask/card.h"
 
 #include <stdio.h>
 #include <stdlib.h>

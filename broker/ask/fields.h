@@ -3,13 +3,13 @@
  *
  * No field is passed over that might change a score. A field is taken, or known to change nothing,
  * or refused by name unless it says what holds anyway; one that nobody knows is refused too. */
-#ifndef ASSAY_HTTP_FIELDS_H
-#define ASSAY_HTTP_FIELDS_H
+#ifndef ASSAY_ASK_FIELDS_H
+#define ASSAY_ASK_FIELDS_H
 
 #include <jansson.h>
 
-#include "broker/http/card.h"
-#include "broker/http/rows.h"
+#include "broker/ask/card.h"
+#include "broker/ask/rows.h"
 
 enum field_use {
     FIELD_TAKEN,   /* the decoder reads it */

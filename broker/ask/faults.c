@@ -1,5 +1,5 @@
 /* faults.c - see faults.h. */
-#include "broker/http/faults.h"
+#include "broker/ask/faults.h"
 
 #include <jansson.h>
 #include <stdlib.h>

@@ -1,11 +1,11 @@
 /* ask_pairs.c - a query and documents, which the broker's recipe writes as its publisher has them:
  * /score and /rerank (ask.h). */
-#include "broker/http/ask.h"
+#include "broker/ask/ask.h"
 
 #include <stdio.h>
 #include <string.h>
 
-#include "broker/http/fields.h"
+#include "broker/ask/fields.h"
 
 static const struct field pair_fields[] = {
     {"instruction", FIELD_TAKEN},

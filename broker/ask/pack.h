@@ -1,6 +1,6 @@
 /* pack.h - what the broker says of itself, and scores, as JSON. */
-#ifndef ASSAY_HTTP_PACK_H
-#define ASSAY_HTTP_PACK_H
+#ifndef ASSAY_ASK_PACK_H
+#define ASSAY_ASK_PACK_H
 
 #include <jansson.h>
 

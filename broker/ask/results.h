@@ -1,6 +1,6 @@
 /* results.h - what the broker says of a request's rows, and the error that a failed row is. */
-#ifndef ASSAY_HTTP_RESULTS_H
-#define ASSAY_HTTP_RESULTS_H
+#ifndef ASSAY_ASK_RESULTS_H
+#define ASSAY_ASK_RESULTS_H
 
 #include "schema/msg.h"
 

@@ -1,35 +1,23 @@
-/* ask.h - a request to score, decoded: its rows, and how its reply is to be written. Every family
- * of endpoints has a decoder and a writer of replies. Decoders do no I/O.
+/* ask.h - a request to score in JSON, as vLLM's, SGLang's and OpenAI's clients have them: its rows, and
+ * how its reply is to be written. Every family of endpoints has a decoder and a writer of replies.
  *
- * assay-http (main.c) is a process of its own, in front of a broker, for programs that speak HTTP:
+ * This folder does no I/O and knows neither HTTP nor files, so that assay-http and `assay score`
+ * share it:
  *
- *     listen.c      sockets and connections, by libmicrohttpd; peers.c: those that leave or dawdle
- *     headers.c     what a request's head may say; keys.c: who may ask
- *     routes.c      the endpoints
  *     body.c, fields.c              JSON from outside, and the fields that endpoints share
  *     ask_input.c, ask_pairs.c, ask_trainers.c   decoders, by family of endpoints
  *     rows.c        the rows, in msgpack
- *     link.c        the thread that has the socket to the broker; jobs.c: what it has sent;
- *                   coalesce.c: which requests make one job, and when
  *     results.c     what came of the rows
- *     answers.c     replies, by family; faults.c: errors as HTTP and vLLM have them
- *     card.c        what is known of the broker and its model
- *     metrics.c     counts, for Prometheus
- *
- * With --files it has files of requests, too, which are scored while nobody waits:
- *
- *     folder.c      the directory; files.c: what is in it; upload.c: what comes to it
- *     batches.c     batches, and the thread that works on them (batch_*.c); call.c: its requests to
- *                   the broker
- *     stored.c      what is asked of both */
-#ifndef ASSAY_HTTP_ASK_H
-#define ASSAY_HTTP_ASK_H
+ *     answers.c     replies, by family; faults.c: errors as vLLM and OpenAI have them
+ *     card.c        what is known of the broker and its models */
+#ifndef ASSAY_ASK_ASK_H
+#define ASSAY_ASK_ASK_H
 
 #include <jansson.h>
 
-#include "broker/http/card.h"
-#include "broker/http/results.h"
-#include "broker/http/rows.h"
+#include "broker/ask/card.h"
+#include "broker/ask/results.h"
+#include "broker/ask/rows.h"
 
 struct field;
 

@@ -1,10 +1,10 @@
 /* ask_input.c - requests with an `input`, a `text` or `messages`: /classify, /v1/embeddings and
  * /pooling (ask.h). */
-#include "broker/http/ask.h"
+#include "broker/ask/ask.h"
 
 #include <string.h>
 
-#include "broker/http/fields.h"
+#include "broker/ask/fields.h"
 #include "schema/pooling.h"
 
 static const struct field input_fields[] = {

@@ -1,7 +1,7 @@
 /* body.h - a request's body: JSON text from outside, bounded in depth and number of values before
  * it is parsed, since a parsed value takes some thirty times the bytes of its text. */
-#ifndef ASSAY_HTTP_BODY_H
-#define ASSAY_HTTP_BODY_H
+#ifndef ASSAY_ASK_BODY_H
+#define ASSAY_ASK_BODY_H
 
 #include <jansson.h>
 #include <stddef.h>

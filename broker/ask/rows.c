@@ -1,5 +1,5 @@
 /* rows.c - see rows.h. */
-#include "broker/http/rows.h"
+#include "broker/ask/rows.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -2,12 +2,12 @@
  *
  * A row knows where its content begins, so that rows which begin alike can be put side by side
  * (coalesce.h): the broker computes what neighbours have in common once. */
-#ifndef ASSAY_HTTP_ROWS_H
-#define ASSAY_HTTP_ROWS_H
+#ifndef ASSAY_ASK_ROWS_H
+#define ASSAY_ASK_ROWS_H
 
 #include <jansson.h>
 
-#include "broker/http/budget.h"
+#include "broker/ask/budget.h"
 #include "schema/msg.h"
 
 struct row_place {

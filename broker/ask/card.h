@@ -1,7 +1,7 @@
 /* card.h - what assay-http knows of the broker and its models, from the last reply to `info`. A card
  * never changes: a new one takes its place, and whoever holds a reference keeps the old one. */
-#ifndef ASSAY_HTTP_CARD_H
-#define ASSAY_HTTP_CARD_H
+#ifndef ASSAY_ASK_CARD_H
+#define ASSAY_ASK_CARD_H
 
 #include <jansson.h>
 #include <stdatomic.h>

@@ -1,11 +1,11 @@
 /* ask_trainers.c - what trainers send to reward models of their own: OpenRLHF's /get_reward and
  * slime's /rm (ask.h). */
-#include "broker/http/ask.h"
+#include "broker/ask/ask.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#include "broker/http/fields.h"
+#include "broker/ask/fields.h"
 #include "schema/alloc.h"
 
 static const struct field get_reward_fields[] = {

@@ -1,5 +1,5 @@
 /* fields.c - see fields.h. */
-#include "broker/http/fields.h"
+#include "broker/ask/fields.h"
 
 #include <stdint.h>
 #include <string.h>

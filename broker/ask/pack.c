@@ -1,5 +1,5 @@
 /* pack.c - see pack.h. */
-#include "broker/http/pack.h"
+#include "broker/ask/pack.h"
 
 #include <stdio.h>
 

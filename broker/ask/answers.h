@@ -1,9 +1,9 @@
 /* answers.h - replies with scores, in the form of each family of endpoints. A row that failed has
  * ended its request before (fault_of_rows), so every row has its values here. */
-#ifndef ASSAY_HTTP_ANSWERS_H
-#define ASSAY_HTTP_ANSWERS_H
+#ifndef ASSAY_ASK_ANSWERS_H
+#define ASSAY_ASK_ANSWERS_H
 
-#include "broker/http/ask.h"
+#include "broker/ask/ask.h"
 
 /* Each writes the reply to ask, whose rows have the results [ask->rows.n]. Returns 0 and *text,
  * which the caller frees, or ASSAY_EBADREQ when the rows have values that this form has no place

@@ -1,11 +1,11 @@
 /* results.c - see results.h. */
-#include "broker/http/results.h"
+#include "broker/ask/results.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "broker/http/pack.h"
+#include "broker/ask/pack.h"
 #include "schema/alloc.h"
 
 void row_result_release(struct row_result *r)

@@ -1,9 +1,9 @@
 /* faults.h - errors as HTTP has them, in the form of vLLM and OpenAI: {"error": {message, type,
  * param, code}}. */
-#ifndef ASSAY_HTTP_FAULTS_H
-#define ASSAY_HTTP_FAULTS_H
+#ifndef ASSAY_ASK_FAULTS_H
+#define ASSAY_ASK_FAULTS_H
 
-#include "broker/http/results.h"
+#include "broker/ask/results.h"
 #include "schema/err.h"
 
 /* The status of an error's code. Clients give up on 4xx and try again after 5xx, so what passes

@@ -1,5 +1,5 @@
 /* body.c - see body.h. */
-#include "broker/http/body.h"
+#include "broker/ask/body.h"
 
 #include <limits.h>
 #include <string.h>

@@ -1,11 +1,11 @@
 /* ask.c - what decoders share (ask.h). */
-#include "broker/http/ask.h"
+#include "broker/ask/ask.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "broker/http/fields.h"
+#include "broker/ask/fields.h"
 #include "schema/alloc.h"
 
 #define JOB_ROOM 4096 /* of a message, beside its rows */

@@ -1,6 +1,6 @@
 /* budget.h - bytes that all requests under way may have together. */
-#ifndef ASSAY_HTTP_BUDGET_H
-#define ASSAY_HTTP_BUDGET_H
+#ifndef ASSAY_ASK_BUDGET_H
+#define ASSAY_ASK_BUDGET_H
 
 #include <stdatomic.h>
 #include <stddef.h>

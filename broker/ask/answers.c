@@ -1,5 +1,5 @@
 /* answers.c - see answers.h. */
-#include "broker/http/answers.h"
+#include "broker/ask/answers.h"
 
 #include <sodium.h>
 #include <stdio.h>
@@ -7,7 +7,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "broker/http/pack.h"
+#include "broker/ask/pack.h"
 #include "schema/alloc.h"
 
 /* Takes the body over. Scores have at most nine digits, which read back as the same float32. */
