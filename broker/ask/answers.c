@@ -7,8 +7,8 @@
 #include <string.h>
 #include <time.h>
 
-#include "broker/ask/pack.h"
 #include "schema/alloc.h"
+#include "schema/msg_json.h"
 
 /* Takes the body over. Scores have at most nine digits, which read back as the same float32. */
 static int finish(char **text, json_t *body, struct err *e)
@@ -18,11 +18,16 @@ static int finish(char **text, json_t *body, struct err *e)
     return *text ? 0 : err_set(e, ASSAY_EINTERNAL, "the reply cannot be written as JSON");
 }
 
+static json_t *score_json(float score)
+{
+    return json_real(msg_shortest(score));
+}
+
 static json_t *list_of(const float *values, size_t n)
 {
     json_t *list = json_array();
     for (size_t k = 0; k < n; k++)
-        json_array_append_new(list, pack_score(values[k]));
+        json_array_append_new(list, score_json(values[k]));
     return list;
 }
 
@@ -156,7 +161,7 @@ int answer_score(char **text, const struct ask *ask, const struct row_result *ro
     json_t *data = json_array();
     for (uint32_t i = 0; i < ask->rows.n; i++)
         json_array_append_new(data, json_pack("{s:i, s:s, s:o}", "index", (int)i, "object", "score",
-                                        "score", pack_score(rows[i].values[0])));
+                                        "score", score_json(rows[i].values[0])));
     return finish(text, list_reply(ask, rows, data), e);
 }
 
@@ -177,7 +182,7 @@ static int compare(const void *a, const void *b)
 static json_t *ranked_of(const struct ask *ask, struct ranked r)
 {
     json_t *result =
-        json_pack("{s:i, s:o}", "index", (int)r.i, "relevance_score", pack_score(r.score));
+        json_pack("{s:i, s:o}", "index", (int)r.i, "relevance_score", score_json(r.score));
     const json_t *document =
         json_is_array(ask->documents) ? json_array_get(ask->documents, r.i) : ask->documents;
     if (json_is_object(document))
@@ -215,7 +220,7 @@ int answer_get_reward(
         return rc;
     json_t *rewards = json_array();
     for (uint32_t i = 0; i < ask->rows.n; i++)
-        json_array_append_new(rewards, pack_score(rows[i].values[0]));
+        json_array_append_new(rewards, score_json(rows[i].values[0]));
     json_t *body =
         json_pack("{s:O, s:o, s:{}}", "rewards", rewards, "scores", rewards, "extra_logs");
     return finish(text, body, e);
@@ -224,5 +229,5 @@ int answer_get_reward(
 int answer_rm(char **text, const struct ask *ask, const struct row_result *rows, struct err *e)
 {
     int rc = need_number(ask, rows, e);
-    return rc == 0 ? finish(text, pack_score(rows[0].values[0]), e) : rc;
+    return rc == 0 ? finish(text, score_json(rows[0].values[0]), e) : rc;
 }

@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "broker/ask/pack.h"
 #include "schema/alloc.h"
+#include "schema/msg_json.h"
 
 void row_result_release(struct row_result *r)
 {
@@ -130,7 +130,7 @@ int results_refusal(struct slice reply, struct err *e)
     struct err other;
     json_t *whole = NULL;
     msg_reader_init(&r, reply.at, reply.len);
-    pack_read(&r, &whole, &other);
+    msg_read_json(&r, &whole, &other);
     const json_t *err = json_object_get(whole, "err");
     const char *code = json_string_value(json_object_get(err, "code"));
     const char *message = json_string_value(json_object_get(err, "message"));

@@ -141,84 +141,6 @@ struct msg_writer *client_begin(struct client *c, const char *op, uint32_t n_fie
     return &c->request;
 }
 
-static int read_value(struct msg_reader *r, json_t **out, struct err *e);
-
-static int read_container(struct msg_reader *r, enum msg_type type, json_t **out, struct err *e)
-{
-    uint32_t n;
-    int rc = type == MSG_MAP ? msg_read_map(r, "", &n, e) : msg_read_array(r, "", &n, e);
-    json_t *all = type == MSG_MAP ? json_object() : json_array();
-    for (uint32_t i = 0; rc == 0 && i < n; i++) {
-        struct slice key = {0};
-        json_t *value = NULL;
-        if (type == MSG_MAP)
-            rc = msg_read_str(r, "", &key, e);
-        if (rc == 0)
-            rc = read_value(r, &value, e);
-        if (rc != 0)
-            break;
-        if (type == MSG_MAP) {
-            char name[256];
-            snprintf(name, sizeof name, "%.*s", (int)(key.len < 255 ? key.len : 255),
-                (const char *)key.at);
-            json_object_set_new(all, name, value);
-        } else {
-            json_array_append_new(all, value);
-        }
-    }
-    if (rc != 0) {
-        json_decref(all);
-        return rc;
-    }
-    *out = all;
-    return 0;
-}
-
-static int read_integer(struct msg_reader *r, json_t **out, struct err *e)
-{
-    int64_t v = 0;
-    int rc = msg_read_int(r, "", INT64_MIN, INT64_MAX, &v, e);
-    *out = rc == 0 ? json_integer(v) : NULL;
-    return rc;
-}
-
-/* Converts msgpack to JSON; refuses bin. A float32 becomes the double whose shortest form, in at
- * most 9 digits, reads back as the same float32. */
-static int read_value(struct msg_reader *r, json_t **out, struct err *e)
-{
-    enum msg_type type = msg_peek(r);
-    struct slice s;
-    double real;
-    int flag, rc;
-    *out = NULL;
-    switch (type) {
-    case MSG_NIL:
-        *out = json_null();
-        return msg_read_raw(r, "", MSG_MAX_DEPTH, &s, e);
-    case MSG_BOOL:
-        rc = msg_read_bool(r, "", &flag, e);
-        *out = rc == 0 ? json_boolean(flag) : NULL;
-        return rc;
-    case MSG_INT:
-        return read_integer(r, out, e);
-    case MSG_FLOAT:
-        rc = msg_read_float(r, "", &real, e);
-        *out = rc == 0 ? json_real((double)(float)real == real ? msg_shortest((float)real) : real)
-                       : NULL;
-        return rc;
-    case MSG_STR:
-        rc = msg_read_str(r, "", &s, e);
-        *out = rc == 0 ? json_stringn((const char *)s.at, s.len) : NULL;
-        return rc;
-    case MSG_MAP:
-    case MSG_ARRAY:
-        return read_container(r, type, out, e);
-    default:
-        return err_set(
-            e, ASSAY_EBADMSG, "reply: expected a JSON-like value, found %s", msg_type_name(type));
-    }
-}
-
 /* Returns 0 and *reply, or the broker's error. Takes ownership of `body`. */
 static int judge(json_t *body, json_t **reply, struct err *e)
 {
@@ -258,7 +180,7 @@ static int receive(struct client *c, json_t **body, struct err *e)
     if (n >= 0) {
         struct msg_reader r;
         msg_reader_init(&r, zmq_msg_data(&message), zmq_msg_size(&message));
-        found = read_value(&r, body, e) == 0;
+        found = msg_read_json(&r, body, e) == 0;
         int64_t id = found ? json_integer_value(json_object_get(*body, "id")) : c->id;
         if (id != c->id) {
             if (id == PROBE_ID)

@@ -4,11 +4,11 @@
 #include <string.h>
 #include <time.h>
 
-#include "broker/ask/pack.h"
 #include "broker/http/batches_private.h"
 #include "schema/alloc.h"
 #include "schema/clock.h"
 #include "schema/log.h"
+#include "schema/msg_json.h"
 
 #define STEP_LINES 2000
 #define MOST_ERRORS 100
@@ -410,7 +410,7 @@ static int ask_status(struct batches *bs, struct batch *b, struct err *e)
     if (rc != 0)
         return rc;
     msg_reader_init(&r, reply.at, reply.len);
-    rc = pack_read(&r, &status, e) == 0 ? take_status(bs, b, status, e) : ASSAY_EINTERNAL;
+    rc = msg_read_json(&r, &status, e) == 0 ? take_status(bs, b, status, e) : ASSAY_EINTERNAL;
     json_decref(status);
     b->run->status_due_ms = now_mono_ms() + STATUS_MS;
     return rc;

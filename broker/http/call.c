@@ -6,7 +6,6 @@
 #include <string.h>
 #include <zmq.h>
 
-#include "broker/ask/pack.h"
 #include "broker/ask/results.h"
 #include "schema/alloc.h"
 #include "schema/clock.h"

@@ -5,9 +5,9 @@
 #include <string.h>
 #include <zmq.h>
 
-#include "broker/ask/pack.h"
 #include "schema/clock.h"
 #include "schema/log.h"
+#include "schema/msg_json.h"
 #include "schema/request.h"
 
 #define STALE_MS 3600000 /* a job that has been over for so long is nobody's */
@@ -212,7 +212,7 @@ static void take_reply(struct link *l, struct slice bytes)
     if (job && reply.is_ok)
         return take_results(l, job, &reply);
     msg_reader_init(&r, bytes.at, bytes.len);
-    if ((!job && reply.id >= ID_FIRST_JOB) || pack_read(&r, &whole, &e) != 0)
+    if ((!job && reply.id >= ID_FIRST_JOB) || msg_read_json(&r, &whole, &e) != 0)
         return;
     if (reply.id == ID_INFO && reply.is_ok)
         return take_card(l, whole);

@@ -10,11 +10,11 @@
 
 #include "broker/ask/body.h"
 #include "broker/ask/fields.h"
-#include "broker/ask/pack.h"
+#include "schema/msg_json.h"
 #include "tests/unit/http_fixture.h"
 
 /* Decodes a body for one endpoint. Returns its rows as JSON, or NULL with *e. Values that JSON has
- * no place for (ids) make pack_read fail, so tests here send texts. */
+ * no place for (ids) make msg_read_json fail, so tests here send texts. */
 static json_t *rows_of(ask_decoder *decode, const char *text, const char *pool, struct err *e)
 {
     struct card *card = http_card(pool, "none");
@@ -33,7 +33,7 @@ static json_t *rows_of(ask_decoder *decode, const char *text, const char *pool, 
         json_t *row = NULL;
         const struct row_place *place = &ask.rows.all[i];
         msg_reader_init(&r, (const uint8_t *)ask.rows.bytes.buffer.data + place->at, place->len);
-        assert_int_equal(pack_read(&r, &row, e), 0);
+        assert_int_equal(msg_read_json(&r, &row, e), 0);
         json_array_append_new(all, row);
     }
     json_decref(body);
