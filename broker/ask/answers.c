@@ -10,12 +10,16 @@
 #include "schema/alloc.h"
 #include "schema/msg_json.h"
 
-/* Takes the body over. Scores have at most nine digits, which read back as the same float32. */
-static int finish(char **text, json_t *body, struct err *e)
+/* Takes the body over. */
+static int finish(json_t **out, json_t *body, struct err *e)
 {
-    *text = json_dumps(body, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
-    json_decref(body);
-    return *text ? 0 : err_set(e, ASSAY_EINTERNAL, "the reply cannot be written as JSON");
+    *out = body;
+    return body ? 0 : err_set(e, ASSAY_EINTERNAL, "the reply cannot be made as JSON");
+}
+
+char *answer_text(const json_t *body)
+{
+    return json_dumps(body, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
 }
 
 static json_t *score_json(float score)
@@ -104,17 +108,17 @@ static json_t *sglang_of(const struct ask *ask, const struct row_result *row, ui
 }
 
 int answer_classify(
-    char **text, const struct ask *ask, const struct row_result *rows, struct err *e)
+    json_t **out, const struct ask *ask, const struct row_result *rows, struct err *e)
 {
     json_t *data = json_array();
     for (uint32_t i = 0; i < ask->rows.n; i++)
         json_array_append_new(
             data, ask->is_sglang ? sglang_of(ask, &rows[i], i) : class_of(ask, &rows[i], i));
     if (!ask->is_sglang)
-        return finish(text, list_reply(ask, rows, data), e);
+        return finish(out, list_reply(ask, rows, data), e);
     json_t *body = ask->is_single ? json_incref(json_array_get(data, 0)) : json_incref(data);
     json_decref(data);
-    return finish(text, body, e);
+    return finish(out, body, e);
 }
 
 static json_t *encode(const struct ask *ask, const struct row_result *row)
@@ -124,13 +128,13 @@ static json_t *encode(const struct ask *ask, const struct row_result *row)
 }
 
 int answer_embeddings(
-    char **text, const struct ask *ask, const struct row_result *rows, struct err *e)
+    json_t **out, const struct ask *ask, const struct row_result *rows, struct err *e)
 {
     json_t *data = json_array();
     for (uint32_t i = 0; i < ask->rows.n; i++)
         json_array_append_new(data, json_pack("{s:i, s:s, s:o}", "index", (int)i, "object",
                                         "embedding", "embedding", encode(ask, &rows[i])));
-    return finish(text, list_reply(ask, rows, data), e);
+    return finish(out, list_reply(ask, rows, data), e);
 }
 
 /* One list a position, or of a score its labels' values alone. */
@@ -144,16 +148,17 @@ static json_t *positions_of(const struct ask *ask, const struct row_result *row)
     return all;
 }
 
-int answer_pooling(char **text, const struct ask *ask, const struct row_result *rows, struct err *e)
+int answer_pooling(
+    json_t **out, const struct ask *ask, const struct row_result *rows, struct err *e)
 {
     json_t *data = json_array();
     for (uint32_t i = 0; i < ask->rows.n; i++)
         json_array_append_new(data, json_pack("{s:i, s:s, s:o}", "index", (int)i, "object",
                                         "pooling", "data", positions_of(ask, &rows[i])));
-    return finish(text, list_reply(ask, rows, data), e);
+    return finish(out, list_reply(ask, rows, data), e);
 }
 
-int answer_score(char **text, const struct ask *ask, const struct row_result *rows, struct err *e)
+int answer_score(json_t **out, const struct ask *ask, const struct row_result *rows, struct err *e)
 {
     int rc = need_number(ask, rows, e);
     if (rc != 0)
@@ -162,7 +167,7 @@ int answer_score(char **text, const struct ask *ask, const struct row_result *ro
     for (uint32_t i = 0; i < ask->rows.n; i++)
         json_array_append_new(data, json_pack("{s:i, s:s, s:o}", "index", (int)i, "object", "score",
                                         "score", score_json(rows[i].values[0])));
-    return finish(text, list_reply(ask, rows, data), e);
+    return finish(out, list_reply(ask, rows, data), e);
 }
 
 struct ranked {
@@ -192,7 +197,7 @@ static json_t *ranked_of(const struct ask *ask, struct ranked r)
     return result;
 }
 
-int answer_rerank(char **text, const struct ask *ask, const struct row_result *rows, struct err *e)
+int answer_rerank(json_t **out, const struct ask *ask, const struct row_result *rows, struct err *e)
 {
     uint32_t n = ask->rows.n;
     json_int_t tokens = count_tokens(ask, rows);
@@ -209,11 +214,11 @@ int answer_rerank(char **text, const struct ask *ask, const struct row_result *r
     free(all);
     json_t *body = json_pack("{s:s, s:s, s:{s:I, s:I}, s:o}", "id", ask->id, "model", ask->model,
         "usage", "prompt_tokens", tokens, "total_tokens", tokens, "results", results);
-    return finish(text, body, e);
+    return finish(out, body, e);
 }
 
 int answer_get_reward(
-    char **text, const struct ask *ask, const struct row_result *rows, struct err *e)
+    json_t **out, const struct ask *ask, const struct row_result *rows, struct err *e)
 {
     int rc = need_number(ask, rows, e);
     if (rc != 0)
@@ -223,11 +228,11 @@ int answer_get_reward(
         json_array_append_new(rewards, score_json(rows[i].values[0]));
     json_t *body =
         json_pack("{s:O, s:o, s:{}}", "rewards", rewards, "scores", rewards, "extra_logs");
-    return finish(text, body, e);
+    return finish(out, body, e);
 }
 
-int answer_rm(char **text, const struct ask *ask, const struct row_result *rows, struct err *e)
+int answer_rm(json_t **out, const struct ask *ask, const struct row_result *rows, struct err *e)
 {
     int rc = need_number(ask, rows, e);
-    return rc == 0 ? finish(text, score_json(rows[0].values[0]), e) : rc;
+    return rc == 0 ? finish(out, score_json(rows[0].values[0]), e) : rc;
 }

@@ -5,11 +5,15 @@
 
 #include "broker/ask/ask.h"
 
-/* Each writes the reply to ask, whose rows have the results [ask->rows.n]. Returns 0 and *text,
- * which the caller frees, or ASSAY_EBADREQ when the rows have values that this form has no place
+/* Each makes the reply to ask, whose rows have the results [ask->rows.n]. Returns 0 and *body, which
+ * the caller releases, or ASSAY_EBADREQ when the rows have values that this form has no place
  * for. */
 typedef int answer_writer(
-    char **text, const struct ask *ask, const struct row_result *rows, struct err *e);
+    json_t **body, const struct ask *ask, const struct row_result *rows, struct err *e);
+
+/* A reply as text, which the caller frees; NULL for NULL. Scores have at most nine digits, which read
+ * back as the same float32. */
+char *answer_text(const json_t *body);
 
 answer_writer answer_classify; /* vLLM's, or SGLang's to its own body */
 answer_writer answer_embeddings;

@@ -1,7 +1,6 @@
 /* faults.c - see faults.h. */
 #include "broker/ask/faults.h"
 
-#include <jansson.h>
 #include <stdlib.h>
 
 int fault_status(int code)
@@ -77,11 +76,16 @@ int fault_retry_s(const struct err *e)
     return e->retry_after_ms > 1000 ? (int)((e->retry_after_ms + 999) / 1000) : 1;
 }
 
+json_t *fault_object(const struct err *e, int status)
+{
+    return json_pack("{s:{s:s, s:s, s:o, s:i}}", "error", "message", e->msg, "type",
+        type_of(status), "param", e->field[0] ? json_string(e->field) : json_null(), "code",
+        status);
+}
+
 char *fault_body(const struct err *e, int status)
 {
-    json_t *error = json_pack("{s:s, s:s, s:o, s:i}", "message", e->msg, "type", type_of(status),
-        "param", e->field[0] ? json_string(e->field) : json_null(), "code", status);
-    json_t *body = json_pack("{s:o}", "error", error);
+    json_t *body = fault_object(e, status);
     char *text = json_dumps(body, JSON_COMPACT);
     json_decref(body);
     return text;

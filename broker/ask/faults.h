@@ -3,6 +3,8 @@
 #ifndef ASSAY_ASK_FAULTS_H
 #define ASSAY_ASK_FAULTS_H
 
+#include <jansson.h>
+
 #include "broker/ask/results.h"
 #include "schema/err.h"
 
@@ -11,7 +13,8 @@
 int fault_status(int code);
 /* Seconds for Retry-After; 0: the header is not sent. */
 int fault_retry_s(const struct err *e);
-/* The reply's body, which the caller frees. */
+/* The reply's body, which the caller releases; and as text, which the caller frees. */
+json_t *fault_object(const struct err *e, int status);
 char *fault_body(const struct err *e, int status);
 
 /* The first failed row's error, named as a row: *e and its code, or 0 where none failed. */

@@ -8,11 +8,9 @@
 #include <unistd.h>
 
 #include "broker/ask/body.h"
-#include "broker/ask/fields.h"
 #include "schema/alloc.h"
 
 #define PIECE_BYTES (1 << 20)
-#define ID_BYTES 512
 #define HASH_BYTES 16
 
 /* ---- where the lines are ---- */
@@ -77,53 +75,6 @@ void batch_lines_release(struct batch_lines *l)
 
 /* ---- one line ---- */
 
-static int refuse(
-    struct err *e, const char **code, const char *name, const char *field, const char *why)
-{
-    *code = name;
-    return err_field(e, ASSAY_EBADREQ, field, "%s", why);
-}
-
-static int check_keys(const json_t *whole, const char **code, struct err *e)
-{
-    const char *key;
-    json_t *value;
-    json_object_foreach((json_t *)whole, key, value)
-    {
-        if (strcmp(key, "custom_id") != 0 && strcmp(key, "method") != 0 &&
-            strcmp(key, "url") != 0 && strcmp(key, "body") != 0) {
-            *code = "unknown_parameter";
-            return err_field(e, ASSAY_EBADREQ, key,
-                "`%.80s`: expected custom_id, method, url and body, found another field", key);
-        }
-    }
-    return 0;
-}
-
-static int check_line(struct batch_line *line, const char *url, const char **code, struct err *e)
-{
-    const char *id = NULL, *method = NULL, *to = NULL;
-    int rc = check_keys(line->whole, code, e);
-    if (rc != 0)
-        return rc;
-    if (field_text(line->whole, "custom_id", &id, e) != 1 || !*id || strlen(id) > ID_BYTES)
-        return refuse(e, code, "missing_required_parameter", "custom_id",
-            "`custom_id`: expected a text of 1 to 512 bytes");
-    if (field_text(line->whole, "method", &method, e) != 1 || strcmp(method, "POST") != 0)
-        return refuse(e, code, "invalid_method", "method", "`method`: expected POST");
-    if (field_text(line->whole, "url", &to, e) != 1 || strcmp(to, url) != 0) {
-        *code = "invalid_url";
-        return err_field(e, ASSAY_EBADREQ, "url",
-            "`url`: expected the batch's endpoint %s, found '%.80s'", url, to ? to : "none");
-    }
-    line->custom_id = id;
-    line->body = json_object_get(line->whole, "body");
-    if (!json_is_object(line->body))
-        return refuse(
-            e, code, "missing_required_parameter", "body", "`body`: expected a request's body");
-    return 0;
-}
-
 static int read_text(const struct batch_lines *l, uint32_t k, char *text, size_t n, struct err *e)
 {
     size_t done = 0;
@@ -152,13 +103,7 @@ int batch_lines_read(const struct batch_lines *l, uint32_t k, const char *url,
     if (rc == 0 && (rc = body_parse(text, n, &line->whole, e)) != 0)
         e->code = rc = ASSAY_EBADREQ;
     free(text);
-    return rc == 0 ? check_line(line, url, code, e) : rc;
-}
-
-void batch_line_release(struct batch_line *line)
-{
-    json_decref(line->whole);
-    *line = (struct batch_line){0};
+    return rc == 0 ? batch_line_read(line, url, code, e) : rc;
 }
 
 /* ---- ids ---- */

@@ -2,9 +2,7 @@
 #ifndef ASSAY_HTTP_BATCH_LINES_H
 #define ASSAY_HTTP_BATCH_LINES_H
 
-#include <jansson.h>
-
-#include "schema/err.h"
+#include "broker/ask/batch_line.h"
 
 #define LINES_MOST (1u << 20)
 
@@ -20,17 +18,10 @@ struct batch_lines {
 int batch_lines_open(struct batch_lines *lines, int fd, size_t max_bytes, struct err *e);
 void batch_lines_release(struct batch_lines *lines);
 
-struct batch_line {
-    json_t *whole; /* owned */
-    const char *custom_id;
-    const json_t *body;
-};
-
 /* Reads the k-th line, which must be a request to `url`. Returns 0; else a code with e->field the
  * parameter, and *code as OpenAI has them. The caller releases the line either way. */
 int batch_lines_read(const struct batch_lines *lines, uint32_t k, const char *url,
     struct batch_line *line, const char **code, struct err *e);
-void batch_line_release(struct batch_line *line);
 
 /* The ids that were seen. */
 struct seen;

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "broker/ask/batch_line.h"
+
 #define BUFFER_BYTES (1 << 16)
 
 static int begin(struct output *o, struct folder *folder, struct err *e)
@@ -23,19 +25,15 @@ static int begin(struct output *o, struct folder *folder, struct err *e)
     return err_errno(e, ASSAY_EIO, "a file of results");
 }
 
-/* The line without its body: `"body": null` where there is one, which the body then replaces. */
-static char *frame_of(const struct output_line *line, const char *id)
+static char *text_of(const struct output_line *line, const char *id)
 {
-    json_t *response = line->status > 0 ? json_pack("{s:i, s:s}", "status_code", line->status,
-                                              "request_id", line->request_id)
-                                        : json_null();
-    json_t *error = line->status > 0
-                        ? json_null()
-                        : json_pack("{s:s, s:s}", "code", line->code, "message", line->message);
-    json_t *frame = json_pack("{s:s, s:s, s:o, s:o}", "id", id, "custom_id", line->custom_id,
-        "error", error, "response", response);
-    char *text = json_dumps(frame, JSON_COMPACT);
-    json_decref(frame);
+    int is_answered = line->status > 0;
+    json_t *whole = batch_line_answer(id, line->custom_id,
+        is_answered ? batch_line_response(line->status, line->request_id, json_incref(line->body))
+                    : NULL,
+        is_answered ? NULL : json_pack("{s:s, s:s}", "code", line->code, "message", line->message));
+    char *text = answer_text(whole);
+    json_decref(whole);
     return text;
 }
 
@@ -43,20 +41,15 @@ int output_write(
     struct output *o, struct folder *folder, const struct output_line *line, struct err *e)
 {
     char id[FOLDER_ID_BYTES], of[FOLDER_ID_BYTES + 16];
-    int n = 0;
     if (!o->stream && begin(o, folder, e) != 0)
         return e->code;
     snprintf(of, sizeof of, "%s %u", line->batch, line->number);
     folder_id_of(id, "batch_req_", of);
-    char *frame = frame_of(line, id);
-    if (!frame)
+    char *text = text_of(line, id);
+    if (!text)
         return err_set(e, ASSAY_EINTERNAL, "a line of results cannot be written as JSON");
-    size_t len = strlen(frame);
-    if (line->status > 0) /* the response is last: its body goes in front of both braces */
-        n = fprintf(o->stream, "%.*s,\"body\":%s}}\n", (int)len - 2, frame, line->body);
-    else
-        n = fprintf(o->stream, "%s\n", frame);
-    free(frame);
+    int n = fprintf(o->stream, "%s\n", text);
+    free(text);
     o->bytes += n > 0 ? n : 0;
     return n > 0 ? 0 : folder_write_error("a file of results", e);
 }

@@ -19,7 +19,8 @@ struct output_line {
     uint32_t number;
     int status; /* 0: there was no response, but this error: */
     const char *code, *message;
-    const char *request_id, *body; /* body: JSON */
+    const char *request_id;
+    json_t *body; /* borrowed */
 };
 
 /* Writes a line; opens the output where it is the first. Returns 0, ASSAY_EFULL or ASSAY_EIO. */

@@ -33,8 +33,8 @@ int batch_decode(struct batches *bs, struct batch *b, const struct batch_line *l
     ask->row_id = k;
     snprintf(of, sizeof of, "%s %u", b->id, k);
     folder_id_of(id, "", of);
-    snprintf(ask->id, sizeof ask->id, "%s-%s", r->route->id, id);
-    return ask_decode(ask, r->route->decode, line->body, e);
+    snprintf(ask->id, sizeof ask->id, "%s-%s", line->family->id, id);
+    return ask_decode(ask, line->family->decode, line->body, e);
 }
 
 static int read_line(struct batch *b, uint32_t k, struct batch_line *line, struct err *e)
@@ -201,19 +201,18 @@ static int write_line(
     return 0;
 }
 
-/* Writes a response: the reply's text, or the error `why`. */
+/* Writes a response: the reply, which is taken over, or the error `why`. */
 static int write_response(struct batches *bs, struct batch *b, uint32_t k,
-    const struct batch_line *line, const char *request_id, const char *text, const struct err *why,
+    const struct batch_line *line, const char *request_id, json_t *reply, const struct err *why,
     struct err *e)
 {
-    int status = text ? 200 : fault_status(why->code);
-    char *fault = text ? NULL : fault_body(why, status);
+    int status = reply ? 200 : fault_status(why->code);
     struct output_line of = {.custom_id = line->custom_id,
         .status = status,
         .request_id = request_id,
-        .body = text ? text : fault};
+        .body = reply ? reply : fault_object(why, status)};
     int rc = write_line(bs, b, k, &of, e);
-    free(fault);
+    json_decref(of.body);
     return rc;
 }
 
@@ -223,12 +222,11 @@ static int answer(struct batches *bs, struct batch *b, uint32_t k, const struct 
 {
     struct part *p = b->run->parts[k];
     struct err why = {0};
-    char *text = NULL;
+    json_t *reply = NULL;
     qsort(p->rows, p->n, sizeof *p->rows, compare);
     if (fault_of_rows(p->rows, p->n, &why) == 0)
-        b->run->route->reply(&text, ask, p->rows, &why);
-    int rc = write_response(bs, b, k, line, ask->id, text, &why, e);
-    free(text);
+        line->family->reply(&reply, ask, p->rows, &why);
+    int rc = write_response(bs, b, k, line, ask->id, reply, &why, e);
     if (rc == 0)
         part_free(&b->run->parts[k]);
     return rc;

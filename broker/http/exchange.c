@@ -109,10 +109,12 @@ static enum MHD_Result reply_fault(struct exchange *x, int status, const struct 
 static enum MHD_Result reply_scores(struct exchange *x)
 {
     struct err e = {0};
-    char *text = NULL;
+    json_t *body = NULL;
     int rc = fault_of_rows(x->ticket.results, x->ask.rows.n, &e);
     if (rc == 0)
-        rc = x->route->reply(&text, &x->ask, x->ticket.results, &e);
+        rc = x->route->family->reply(&body, &x->ask, x->ticket.results, &e);
+    char *text = answer_text(body);
+    json_decref(body);
     if (rc != 0)
         return reply_fault(x, fault_status(e.code), &e, 0);
     const char *const headers[][2] = {{"x-assay-score-mode", x->ask.asks.model->mode},
@@ -186,9 +188,9 @@ static void make_id(struct exchange *x, const char *given)
     randombytes_buf(random, sizeof random);
     sodium_bin2hex(hex, sizeof hex, random, sizeof random);
     if (n > 0 && given[n] == '\0' && n <= 40)
-        snprintf(x->ask.id, sizeof x->ask.id, "%s-%s", x->route->id, given);
+        snprintf(x->ask.id, sizeof x->ask.id, "%s-%s", x->route->family->id, given);
     else
-        snprintf(x->ask.id, sizeof x->ask.id, "%s-%s", x->route->id, hex);
+        snprintf(x->ask.id, sizeof x->ask.id, "%s-%s", x->route->family->id, hex);
 }
 
 static int begin_upload(struct exchange *x, const struct head *head, struct err *e)
@@ -302,7 +304,7 @@ static int decode(struct exchange *x, struct err *e)
         x->ask.rows.max_bytes = ONE_ASK * (size_t)x->server->options->max_body_bytes;
     memcpy(x->ask.id, id, sizeof id);
     x->ask.prompt_is = MHD_lookup_connection_value(x->connection, MHD_GET_ARGUMENT_KIND, "prompt");
-    rc = ask_decode(&x->ask, x->route->decode, body, e);
+    rc = ask_decode(&x->ask, x->route->family->decode, body, e);
     json_decref(body);
     return rc;
 }

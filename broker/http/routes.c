@@ -3,33 +3,18 @@
 
 #include <string.h>
 
-#define SCORES(path, id, decode, reply, arguments)                                                 \
-    {                                                                                              \
-        path, ROUTE_SCORES, ROUTE_POST, id, decode, reply, arguments                               \
-    }
+#define SCORES(path, family, arguments) {path, ROUTE_SCORES, ROUTE_POST, &family, arguments},
 #define PAGE(path, kind)                                                                           \
     {                                                                                              \
-        path, kind, ROUTE_GET, NULL, NULL, NULL, NULL                                              \
+        path, kind, ROUTE_GET, NULL, NULL                                                          \
     }
 #define STORED(path, kind, methods, arguments)                                                     \
     {                                                                                              \
-        path, kind, methods, NULL, NULL, NULL, arguments                                           \
+        path, kind, methods, NULL, arguments                                                       \
     }
 
 static const struct route routes[] = {
-    SCORES("/classify", "classify", ask_classify, answer_classify, NULL),
-    SCORES("/v1/classify", "classify", ask_classify, answer_classify, NULL),
-    SCORES("/v1/embeddings", "embd", ask_embeddings, answer_embeddings, NULL),
-    SCORES("/pooling", "pooling", ask_pooling, answer_pooling, NULL),
-    SCORES("/v1/pooling", "pooling", ask_pooling, answer_pooling, NULL),
-    SCORES("/score", "score", ask_score, answer_score, NULL),
-    SCORES("/v1/score", "score", ask_score, answer_score, NULL),
-    SCORES("/rerank", "rerank", ask_rerank, answer_rerank, NULL),
-    SCORES("/v1/rerank", "rerank", ask_rerank, answer_rerank, NULL),
-    SCORES("/v2/rerank", "rerank", ask_rerank, answer_rerank, NULL),
-    SCORES("/get_reward", "reward", ask_get_reward, answer_get_reward, NULL),
-    SCORES("/rm", "rm", ask_rm, answer_rm, "prompt"),
-    PAGE("/health", ROUTE_HEALTH),
+    FAMILY_PATHS(SCORES) PAGE("/health", ROUTE_HEALTH),
     PAGE("/ready", ROUTE_READY),
     PAGE("/v1/models", ROUTE_MODELS),
     PAGE("/version", ROUTE_VERSION),

@@ -19,8 +19,7 @@
 #ifndef ASSAY_HTTP_ROUTES_H
 #define ASSAY_HTTP_ROUTES_H
 
-#include "broker/ask/answers.h"
-#include "broker/ask/ask.h"
+#include "broker/ask/family.h"
 #include "broker/http/folder.h"
 
 enum route_kind {
@@ -43,10 +42,8 @@ enum { ROUTE_GET = 1, ROUTE_POST = 2, ROUTE_DELETE = 4 };
 struct route {
     const char *path; /* with {id} where one stands */
     enum route_kind kind;
-    unsigned methods; /* HEAD is GET */
-    const char *id;   /* begins the reply's `id` */
-    ask_decoder *decode;
-    answer_writer *reply;
+    unsigned methods;            /* HEAD is GET */
+    const struct family *family; /* of ROUTE_SCORES */
     const char *arguments; /* that may stand behind the path, as ?NAME=VALUE, apart by spaces; NULL:
                               none */
 };

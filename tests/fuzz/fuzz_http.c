@@ -43,14 +43,16 @@ static void write_reply(answer_writer *write, const struct ask *ask)
 {
     struct row_result *results = xcalloc(ask->rows.n, sizeof *results);
     float values[2] = {1.5f, -2};
-    char *text = NULL;
+    json_t *body = NULL;
     struct err e = {0};
     for (uint32_t i = 0; i < ask->rows.n; i++)
         results[i] =
             (struct row_result){.values = values, .n = 1, .width = 1 + i % 2, .is_read = 1};
-    int rc = write(&text, ask, results, &e);
+    int rc = write(&body, ask, results, &e);
+    char *text = answer_text(body);
     assert(rc == e.code && (rc != 0) == !text);
     free(text);
+    json_decref(body);
     free(results);
 }
 

@@ -232,7 +232,7 @@ static void lines_lie_where_newlines_end_them(void **state)
 {
     static const char text[] =
         "{}\n\n{\"a\":1}\n" /* no newline at the end: */
-        "{\"custom_id\":\"a\",\"method\":\"POST\",\"url\":\"/u\",\"body\":{}}";
+        "{\"custom_id\":\"a\",\"method\":\"POST\",\"url\":\"/score\",\"body\":{}}";
     struct batch_lines lines;
     struct batch_line line;
     struct err e = {0};
@@ -242,20 +242,20 @@ static void lines_lie_where_newlines_end_them(void **state)
     assert_true(write(fd, text, strlen(text)) == (ssize_t)strlen(text));
     assert_int_equal(batch_lines_open(&lines, fd, 100, &e), 0);
     assert_int_equal(lines.n, 4);
-    assert_int_equal(batch_lines_read(&lines, 1, "/u", &line, &code, &e), ASSAY_EBADREQ);
+    assert_int_equal(batch_lines_read(&lines, 1, "/score", &line, &code, &e), ASSAY_EBADREQ);
     assert_string_equal(code, "invalid_json_line");
     batch_line_release(&line);
-    assert_int_equal(batch_lines_read(&lines, 2, "/u", &line, &code, &e), ASSAY_EBADREQ);
+    assert_int_equal(batch_lines_read(&lines, 2, "/score", &line, &code, &e), ASSAY_EBADREQ);
     assert_string_equal(code, "unknown_parameter");
     batch_line_release(&line);
-    assert_int_equal(batch_lines_read(&lines, 3, "/u", &line, &code, &e), 0);
+    assert_int_equal(batch_lines_read(&lines, 3, "/score", &line, &code, &e), 0);
     assert_string_equal(line.custom_id, "a");
     batch_line_release(&line);
     assert_int_equal(batch_lines_read(&lines, 3, "/v", &line, &code, &e), ASSAY_EBADREQ);
     assert_string_equal(code, "invalid_url");
     batch_line_release(&line);
     lines.max_bytes = 10;
-    assert_int_equal(batch_lines_read(&lines, 3, "/u", &line, &code, &e), ASSAY_ETOOLARGE);
+    assert_int_equal(batch_lines_read(&lines, 3, "/score", &line, &code, &e), ASSAY_ETOOLARGE);
     batch_line_release(&line);
     batch_lines_release(&lines);
 }
