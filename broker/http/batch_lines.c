@@ -15,42 +15,52 @@
 
 /* ---- where the lines are ---- */
 
-static int note_begin(struct batch_lines *l, uint32_t *room, int64_t at, struct err *e)
+static int note_begin(
+    struct batch_lines *l, uint32_t *room, int64_t at, uint32_t number, struct err *e)
 {
     if (l->n == LINES_MOST)
         return err_set(e, ASSAY_ETOOLARGE, "expected at most %u lines, found more", LINES_MOST);
     if (l->n + 1 >= *room) {
         *room = *room ? 2 * *room : 1024;
-        int64_t *more = xcalloc(*room + 1, sizeof *more);
+        struct batch_place *more = xcalloc(*room + 1, sizeof *more);
         if (l->n > 0)
-            memcpy(more, l->at, l->n * sizeof *more);
-        free(l->at);
-        l->at = more;
+            memcpy(more, l->places, l->n * sizeof *more);
+        free(l->places);
+        l->places = more;
     }
-    l->at[l->n++] = at;
+    l->places[l->n++] = (struct batch_place){at, number};
     return 0;
 }
 
+static int is_blank(char c)
+{
+    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
+
+/* A line begins with its first byte that is not blank, and so none is where there are only blanks. */
 static int scan(struct batch_lines *l, char *piece, struct err *e)
 {
     int64_t at = 0;
     int is_begin = 1, rc = 0;
-    uint32_t room = 0;
+    uint32_t room = 0, number = 1;
     ssize_t got;
     while (rc == 0 && (got = pread(l->fd, piece, PIECE_BYTES, at)) > 0) {
-        for (char *p = piece, *end = piece + got; rc == 0 && p < end;) {
-            if (is_begin)
-                rc = note_begin(l, &room, at + (p - piece), e);
-            char *newline = memchr(p, '\n', (size_t)(end - p));
-            is_begin = newline != NULL;
-            p = newline ? newline + 1 : end;
+        for (char *p = piece, *end = piece + got; rc == 0 && p < end; p++) {
+            if (is_begin && !is_blank(*p)) {
+                rc = note_begin(l, &room, at + (p - piece), number, e);
+                is_begin = 0;
+            }
+            if (!is_begin && !(p = memchr(p, '\n', (size_t)(end - p))))
+                break;
+            number += *p == '\n';
+            is_begin |= *p == '\n';
         }
         at += got;
     }
     if (rc == 0 && got < 0)
         return err_errno(e, ASSAY_EIO, "the input file");
     if (rc == 0 && l->n > 0)
-        l->at[l->n] = at;
+        l->places[l->n].at = at;
     return rc;
 }
 
@@ -69,7 +79,7 @@ void batch_lines_release(struct batch_lines *l)
 {
     if (l->fd >= 0)
         close(l->fd);
-    free(l->at);
+    free(l->places);
     *l = (struct batch_lines){.fd = -1};
 }
 
@@ -79,7 +89,7 @@ static int read_text(const struct batch_lines *l, uint32_t k, char *text, size_t
 {
     size_t done = 0;
     while (done < n) {
-        ssize_t got = pread(l->fd, text + done, n - done, l->at[k] + (int64_t)done);
+        ssize_t got = pread(l->fd, text + done, n - done, l->places[k].at + (int64_t)done);
         if (got < 0 && errno == EINTR)
             continue;
         if (got <= 0)
@@ -92,7 +102,7 @@ static int read_text(const struct batch_lines *l, uint32_t k, char *text, size_t
 int batch_lines_read(const struct batch_lines *l, uint32_t k, const char *url,
     struct batch_line *line, const char **code, struct err *e)
 {
-    size_t n = (size_t)(l->at[k + 1] - l->at[k]);
+    size_t n = (size_t)(l->places[k + 1].at - l->places[k].at);
     *line = (struct batch_line){0};
     *code = "invalid_json_line";
     if (n > l->max_bytes)
@@ -100,7 +110,8 @@ int batch_lines_read(const struct batch_lines *l, uint32_t k, const char *url,
             e, ASSAY_ETOOLARGE, "expected a line of at most %zu bytes, found more", l->max_bytes);
     char *text = xcalloc(n + 1, 1);
     int rc = read_text(l, k, text, n, e);
-    if (rc == 0 && (rc = body_parse(text, n, &line->whole, e)) != 0)
+    size_t mark = n >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
+    if (rc == 0 && (rc = body_parse(text + mark, n - mark, &line->whole, e)) != 0)
         e->code = rc = ASSAY_EBADREQ;
     free(text);
     return rc == 0 ? batch_line_read(line, url, code, e) : rc;

@@ -1,4 +1,5 @@
-/* batch_lines.h - a batch's input: lines of JSON, each a request with its custom_id. */
+/* batch_lines.h - a batch's input: lines of JSON, each a request with its custom_id.
+ * Blank lines are none, and a byte order mark in front of one is passed over. */
 #ifndef ASSAY_HTTP_BATCH_LINES_H
 #define ASSAY_HTTP_BATCH_LINES_H
 
@@ -6,9 +7,14 @@
 
 #define LINES_MOST (1u << 20)
 
+struct batch_place {
+    int64_t at;      /* byte in the file */
+    uint32_t number; /* of the line, from 1; blank ones count */
+};
+
 struct batch_lines {
-    int fd;      /* owned; -1: not open */
-    int64_t *at; /* [n + 1]: where each begins; the last: where the file ends */
+    int fd;                     /* owned; -1: not open */
+    struct batch_place *places; /* [n + 1]: where each begins; the last: where the file ends */
     uint32_t n;
     size_t max_bytes; /* of one line */
 };

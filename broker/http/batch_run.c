@@ -147,9 +147,10 @@ static int purge(struct batches *bs, struct batch *b)
 static void add_error(struct run *r, uint32_t k, const char *code, const struct err *e)
 {
     if (json_array_size(r->errors) < MOST_ERRORS)
-        json_array_append_new(r->errors,
-            json_pack("{s:s, s:s, s:I, s:o}", "code", code, "message", e->msg, "line",
-                (json_int_t)k + 1, "param", e->field[0] ? json_string(e->field) : json_null()));
+        json_array_append_new(
+            r->errors, json_pack("{s:s, s:s, s:I, s:o}", "code", code, "message", e->msg, "line",
+                           (json_int_t)r->lines.places[k].number, "param",
+                           e->field[0] ? json_string(e->field) : json_null()));
 }
 
 /* All lines are for one model, perhaps with adapters of it. */

@@ -132,7 +132,7 @@ def test_a_batch(http, broker):
     """Each line's scores are the socket's; ids, counts and times are OpenAI's; the job is gone from the broker, the files stay."""
     texts = [f"{i} + {i + 3} = {2 * i + 3 + i % 2}" for i in range(250)]
     bodies = [{"input": texts[i]} if i % 5 else {"model": "demo-reward", "input": texts[i:i + 3], "use_activation": False} for i in range(len(texts))]
-    batch = http.begin(lines(bodies), metadata={"who": "me"})
+    batch = http.begin(b"\xef\xbb\xbf" + lines(bodies) + b"\n \r\n", metadata={"who": "me"})  # a mark, and blank lines, are none
     assert batch["object"] == "batch" and batch["status"] == "validating" and batch["expires_at"] == batch["created_at"] + 86400
     assert set(batch) == {"id", "object", "endpoint", "errors", "input_file_id", "completion_window", "status", "output_file_id", "error_file_id",
                           "created_at", "in_progress_at", "expires_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at",
@@ -189,7 +189,7 @@ GOOD = {"custom_id": "a", "method": "POST", "url": "/v1/classify", "body": {"inp
 
 @pytest.mark.parametrize("contents, code, line, param", [
     (b"", "empty_file", None, None),
-    (b"\n", "invalid_json_line", 1, None),
+    (b"\n", "empty_file", None, None),
     (b"{\n", "invalid_json_line", 1, None),
     (json.dumps(GOOD).encode() + b"\n[1]\n", "invalid_json_line", 2, None),
     (json.dumps(GOOD).encode() + b"\n" + json.dumps(GOOD).encode(), "duplicate_custom_id", 2, "custom_id"),
@@ -202,6 +202,8 @@ GOOD = {"custom_id": "a", "method": "POST", "url": "/v1/classify", "body": {"inp
     (json.dumps({**GOOD, "body": {"input": "a", "model": "gpt-4"}}).encode(), "model_not_found", 1, "model"),
     (b'{"custom_id": "a", "custom_id": "b"}', "invalid_json_line", 1, None),
     (b"\xff\xfe\n", "invalid_json_line", 1, None),
+    (b"\n \r\n{}x\n", "invalid_json_line", 3, None),
+    (b" \n\n", "empty_file", None, None),
 ])
 def test_input_that_is_wrong_fails_the_batch(directory, contents, code, line, param):
     """As OpenAI's do: failed, with the line and what is wrong with it, and nothing is scored."""

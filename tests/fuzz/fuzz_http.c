@@ -100,12 +100,12 @@ static void try_lines(const uint8_t *bytes, size_t len)
     assert(fd >= 0 && write(fd, bytes, len) == (ssize_t)len);
     assert(batch_lines_open(&lines, fd, 4096, &e) == 0);
     struct seen *seen = seen_new(lines.n);
-    assert(lines.n == 0 || (lines.at[0] == 0 && lines.at[lines.n] == (int64_t)len));
+    assert(lines.n == 0 || lines.places[lines.n].at == (int64_t)len);
     for (uint32_t k = 0; k < lines.n; k++) {
         struct batch_line line;
         const char *code = NULL;
         int rc = batch_lines_read(&lines, k, "/v1/classify", &line, &code, &e);
-        assert(lines.at[k] < lines.at[k + 1] && (rc == 0 || (code && e.msg[0])));
+        assert(lines.places[k].at < lines.places[k + 1].at && (rc == 0 || (code && e.msg[0])));
         assert(rc != 0 || (line.body && seen_add(seen, line.custom_id) + 1 > 0));
         assert(rc != 0 || seen_add(seen, line.custom_id) == 1);
         batch_line_release(&line);

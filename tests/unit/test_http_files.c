@@ -231,7 +231,7 @@ static void lists_have_pages(void **state)
 static void lines_lie_where_newlines_end_them(void **state)
 {
     static const char text[] =
-        "{}\n\n{\"a\":1}\n" /* no newline at the end: */
+        "\xef\xbb\xbf{}\n\n \t\r\n{]\r\n  {\"a\":1}\n" /* no newline at the end: */
         "{\"custom_id\":\"a\",\"method\":\"POST\",\"url\":\"/score\",\"body\":{}}";
     struct batch_lines lines;
     struct batch_line line;
@@ -242,6 +242,12 @@ static void lines_lie_where_newlines_end_them(void **state)
     assert_true(write(fd, text, strlen(text)) == (ssize_t)strlen(text));
     assert_int_equal(batch_lines_open(&lines, fd, 100, &e), 0);
     assert_int_equal(lines.n, 4);
+    static const uint32_t numbers[] = {1, 4, 5, 6};
+    for (int k = 0; k < 4; k++)
+        assert_int_equal(lines.places[k].number, numbers[k]);
+    assert_int_equal(batch_lines_read(&lines, 0, "/score", &line, &code, &e), ASSAY_EBADREQ);
+    assert_string_equal(code, "missing_required_parameter"); /* JSON, without its mark */
+    batch_line_release(&line);
     assert_int_equal(batch_lines_read(&lines, 1, "/score", &line, &code, &e), ASSAY_EBADREQ);
     assert_string_equal(code, "invalid_json_line");
     batch_line_release(&line);
