@@ -78,6 +78,7 @@ static int take_known(struct planner *p, struct queue *q, uint32_t lane, int *fu
     if (found <= 0 || *full)
         return found < 0 ? found : 0;
     queues_take(q, lane);
+    planner_note_turn(p, q);
     planner_mark_in_flight(p, r);
     if (found == DEDUPE_UNDER_WAY)
         wait_for(p, primary, r);

@@ -14,6 +14,7 @@
 
 #include "broker/sched/planner_private.h"
 #include "schema/alloc.h"
+#include "schema/clock.h"
 
 #define LEAST_WINDOW 4 /* rows */
 
@@ -254,11 +255,46 @@ void planner_clear_in_flight(struct planner *p, const struct sequence *r)
         table_remove(&p->in_flight, r->row_id);
 }
 
+const uint32_t planner_wait_bounds_ms[PLANNER_WAIT_BOUNDS] = {
+    1, 5, 10, 50, 100, 500, 1000, 5000, 10000, 60000, 300000, 3600000};
+
+void planner_note_turn(struct planner *p, struct queue *q)
+{
+    long long now_us = now_mono_us(), waited_us = now_us - q->since_us;
+    int k = 0;
+    q->since_us = now_us;
+    if (q->begun)
+        return;
+    q->begun = 1;
+    while (k < PLANNER_WAIT_BOUNDS && waited_us > 1000ll * planner_wait_bounds_ms[k])
+        k++;
+    p->waits.n[k]++;
+    p->waits.sum_us += (uint64_t)waited_us;
+}
+
+const struct planner_waits *planner_waits(const struct planner *p)
+{
+    return &p->waits;
+}
+
+long long planner_longest_wait_us(const struct planner *p)
+{
+    long long since_us = now_mono_us(), now_us = since_us;
+    for (size_t i = 0; i < p->queues.n; i++) {
+        const struct queue *q = p->queues.heap[i];
+        int has_rows = q->n_held > 0 || !q->exhausted || q->rescan;
+        if (has_rows && q->since_us < since_us)
+            since_us = q->since_us;
+    }
+    return now_us - since_us;
+}
+
 /* Moves the queue's first row, which must be computed, into the batch. */
 static void take_computed(struct planner *p, struct queue *q, struct batch *b)
 {
     struct sequence *r = queues_take(q, b->lane);
     uint32_t before = b->n_tokens;
+    planner_note_turn(p, q);
     q->copies = 0;
     p->clock = q->served;
     p->clock_priority = q->priority;

@@ -99,6 +99,18 @@ int planner_lost(struct planner *p, struct batch **b, int was_running);
  * these rows; call planner_job_changed for each unfinished job. */
 void planner_forget_lane(struct planner *p, uint32_t lane);
 
+/* How long jobs waited, from when they had rows to run until the first of these was given out: n[k]
+ * of them up to planner_wait_bounds_ms[k], the last longer. Since the planner was made; a job that
+ * ran out of rows and got more counts anew. */
+#define PLANNER_WAIT_BOUNDS 12
+extern const uint32_t planner_wait_bounds_ms[PLANNER_WAIT_BOUNDS];
+struct planner_waits {
+    uint64_t n[PLANNER_WAIT_BOUNDS + 1], sum_us;
+};
+const struct planner_waits *planner_waits(const struct planner *p);
+/* How long the job that has waited longest for its next row has; 0: none waits. */
+long long planner_longest_wait_us(const struct planner *p);
+
 /* 1: a suspect batch of the lane waits or is in flight. */
 int planner_isolating(const struct planner *p, uint32_t lane);
 /* 1: no batch of the lane waits to run again. */

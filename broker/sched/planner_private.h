@@ -25,6 +25,7 @@ struct planner {
     uint64_t round;                     /* calls of planner_known: each begins at another queue */
     uint64_t clock;                     /* `served` of the last queue chosen */
     int clock_priority;                 /* its priority */
+    struct planner_waits waits;
 };
 
 /* planner.c */
@@ -37,6 +38,9 @@ void planner_clear_in_flight(struct planner *p, const struct sequence *r);
 /* Puts a row that is in flight into the batches that run again; drops any result that was found for
  * it. */
 void planner_run_again(struct planner *p, struct sequence *r);
+
+/* Notes that rows of the queue are given out, and how long the job waited for its first. */
+void planner_note_turn(struct planner *p, struct queue *q);
 
 /* known_rows.c */
 /* Takes all rows at the lane's front that need not be computed. 1: its first row now must be; 0:

@@ -6,6 +6,7 @@
 
 #include "broker/row.h"
 #include "schema/alloc.h"
+#include "schema/clock.h"
 
 /* ---- the heap ---- */
 
@@ -101,8 +102,11 @@ struct queue *queues_add(struct queues *all, int64_t job, int priority)
         all->heap = more_room(all->heap, all->n, all->room);
         all->by_job = more_room(all->by_job, all->n, all->room);
     }
-    *q = (struct queue){
-        .job = job, .priority = priority, .served = floor_of(all, priority), .at = all->n};
+    *q = (struct queue){.job = job,
+        .priority = priority,
+        .served = floor_of(all, priority),
+        .since_us = now_mono_us(),
+        .at = all->n};
     memmove(all->by_job + at + 1, all->by_job + at, (all->n - at) * sizeof(struct queue *));
     all->by_job[at] = q;
     all->n++;

@@ -25,9 +25,11 @@ struct queue {
     int exhausted;       /* the store has no row after `after` now */
     int rescan;          /* rows before `after` may be queued again: the job changed */
     int fresh;
-    int stalled; /* its first row cannot be taken this round */
-    int copies;  /* its last row taken needed no computing */
-    size_t at;   /* index in the heap */
+    int stalled;        /* its first row cannot be taken this round */
+    int copies;         /* its last row taken needed no computing */
+    int begun;          /* a row of it was given out */
+    long long since_us; /* when its last row was given out, or the queue was made; monotonic */
+    size_t at;          /* index in the heap */
 };
 
 /* All queues; zeroed, it holds none. */
