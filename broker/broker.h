@@ -54,7 +54,9 @@ struct reload;
 
 struct counters {
     int64_t requests, refused, rows_accepted, rows_done, rows_failed, rows_copied, rows_cached;
-    int64_t tokens, batches, batches_lost; /* only of rows that were computed */
+    /* Only of rows that were computed. tokens: of their whole length; tokens_shared: of these, not
+     * computed, since a row of the batch before them begins with the same. */
+    int64_t tokens, tokens_shared, batches, batches_lost;
 };
 
 /* Batches whose outcomes are not written yet (outcomes.c). */
@@ -126,6 +128,7 @@ struct broker {
     struct large_appends appends;
     struct counters counters;
     struct ticks ticks;
+    struct store_census unfinished, counting; /* as last counted; and as far as it is now */
     int64_t started_ms;
     int draining;
     /* Called once when the database has failed for good: sends the error `why` to all clients that

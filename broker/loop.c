@@ -19,6 +19,7 @@
 #include "broker/api/sessions.h"
 #include "broker/api/waiters.h"
 #include "broker/dispatch.h"
+#include "broker/figures.h"
 #include "broker/front.h"
 #include "broker/outcomes.h"
 #include "broker/reload.h"
@@ -229,6 +230,7 @@ static long long housekeep(struct broker *b, long long now_ms, long long due_ms)
     if (b->dedupe && dedupe_idle(b->dedupe, &e) < 0)
         transaction_die(b, &e);
     look_at_damage(b);
+    figures_tick(b);
     store_idle(b->store);
     look_at_connections(b);
     waiters_let_go(b);

@@ -245,6 +245,14 @@ static void tell_jobs(struct broker *b, const struct batch *batch)
     }
 }
 
+static int64_t shared_tokens(const struct batch *batch)
+{
+    int64_t n = 0;
+    for (uint32_t i = 0; i < batch->n_rows; i++)
+        n += batch->rows[i]->n_shared;
+    return n;
+}
+
 /* Gives a batch back to the planner once its outcome is synced. */
 static void settle(struct broker *b, struct batch *batch)
 {
@@ -252,7 +260,10 @@ static void settle(struct broker *b, struct batch *batch)
     int lost = outcome == BATCH_LOST_RUNNING || outcome == BATCH_LOST_WAITING;
     tell_jobs(b, batch);
     b->wake = 1;
-    b->counters.batches += outcome == BATCH_DONE && !batch->known;
+    if (outcome == BATCH_DONE && !batch->known) {
+        b->counters.batches++;
+        b->counters.tokens_shared += shared_tokens(batch);
+    }
     b->counters.batches_lost += lost;
     if (!lost || planner_lost(b->planner, &batch, outcome == BATCH_LOST_RUNNING) == 1)
         planner_finished(b->planner, &batch);

@@ -9,6 +9,7 @@
 #include "broker/api/connections.h"
 #include "broker/api/sessions.h"
 #include "broker/api/waiters.h"
+#include "broker/figures.h"
 #include "broker/front.h"
 #include "broker/reload.h"
 #include "schema/clock.h"
@@ -150,7 +151,7 @@ static void write_workers(const struct broker *b, struct msg_writer *w)
         uint32_t n;
         const struct group_rank_info *ranks = group_ranks(b->groups[g], &n);
         for (uint32_t r = 0; r < n; r++) {
-            msg_map(w, 13);
+            msg_map(w, 14);
             msg_key_int(w, "group", g);
             msg_key_str(w, "model", served_of_group(b, g)->info.name);
             msg_key_int(w, "rank", r);
@@ -162,6 +163,7 @@ static void write_workers(const struct broker *b, struct msg_writer *w)
             msg_key_int(w, "tokens", (int64_t)ranks[r].tokens);
             msg_key_int(w, "reused", (int64_t)ranks[r].reused);
             msg_key_int(w, "kv_bytes", (int64_t)ranks[r].kv_bytes);
+            msg_key_int(w, "memory_bytes", figures_memory(ranks[r].pid));
             msg_key_str(w, "device", ranks[r].device);
             msg_key_str(w, "state", group_state_name(group_state(b->groups[g])));
         }
@@ -205,8 +207,8 @@ void reply_info(struct broker *b, const struct envelope *env, const struct reque
 {
     const struct counters *c = &b->counters;
     const char *failure = failure_of(b), *unwritten = outcomes_unwritten(b);
-    struct msg_writer *w = outbox_ok(
-        b->outbox, env, q->id, 23 + (failure != NULL) + (unwritten != NULL) + (b->front != NULL));
+    struct msg_writer *w = outbox_ok(b->outbox, env, q->id,
+        23 + FIGURES_FIELDS + (failure != NULL) + (unwritten != NULL) + (b->front != NULL));
     write_about(b, w);
     msg_key_str(w, "state", broker_state(b));
     if (failure)
@@ -227,8 +229,9 @@ void reply_info(struct broker *b, const struct envelope *env, const struct reque
     msg_key_int(w, "session_bytes", (int64_t)sessions_bytes(b->sessions));
     msg_key_int(w, "longest_tick_ms", b->ticks.longest_us / 1000);
     msg_key_int(w, "recent_tick_ms", ticks_recent_ms(&b->ticks));
+    figures_write(b, w);
     msg_str(w, "counters");
-    msg_map(w, 10);
+    msg_map(w, 11);
     msg_key_int(w, "requests", c->requests);
     msg_key_int(w, "refused", c->refused);
     msg_key_int(w, "rows_accepted", c->rows_accepted);
@@ -237,6 +240,7 @@ void reply_info(struct broker *b, const struct envelope *env, const struct reque
     msg_key_int(w, "rows_copied", c->rows_copied);
     msg_key_int(w, "rows_cached", c->rows_cached);
     msg_key_int(w, "tokens", c->tokens);
+    msg_key_int(w, "tokens_shared", c->tokens_shared);
     msg_key_int(w, "batches", c->batches);
     msg_key_int(w, "batches_lost", c->batches_lost);
     write_workers(b, w);

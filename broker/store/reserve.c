@@ -34,6 +34,12 @@ static uint64_t free_bytes(const struct store *s)
                                                       : UINT64_MAX;
 }
 
+int64_t store_free_bytes(const struct store *s)
+{
+    uint64_t bytes = free_bytes(s);
+    return bytes < INT64_MAX ? (int64_t)bytes : -1;
+}
+
 void store_reserve_make(struct store *s, int which, uint64_t least)
 {
     char path[4200];

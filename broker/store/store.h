@@ -197,6 +197,14 @@ void store_idle(struct store *s);
  * should wait until it is copied. Then store_sync_fd is readable. */
 int store_large_waits(const struct store *s);
 uint64_t store_wal_bytes(const struct store *s);
+uint64_t store_db_bytes(const struct store *s);  /* of the database's file */
+int64_t store_free_bytes(const struct store *s); /* of its disk, for this user; -1: not known */
+/* Unfinished jobs, and their rows without a result; begins zeroed. Each step adds some jobs, outside
+ * of transactions: 1: all are counted; 0: call it again; or negative. */
+struct store_census {
+    int64_t jobs, rows, after;
+};
+int store_census_step(struct store *s, struct store_census *c, struct err *e);
 
 /* ---- jobs ---- */
 /* Finds the job by its key: 1 with *job set, or 0 when there is none. */
