@@ -45,6 +45,7 @@ struct exchange {
     struct ask ask;
     struct ticket ticket;
     int is_asked;
+    long long asked_us;
 };
 
 /* Is the body a request in JSON? */
@@ -326,6 +327,7 @@ static enum MHD_Result ask(struct exchange *x)
     if (e.code != 0)
         return reply_fault(x, fault_status(e.code), &e, x->refusal.code != 0);
     x->is_asked = 1;
+    x->asked_us = now_mono_us();
     x->ticket.rows = &x->ask.rows;
     x->ticket.model = x->ask.asks.model;
     x->ticket.card = x->card;
@@ -455,6 +457,8 @@ void exchange_end(
     if (x->peer && why == MHD_REQUEST_TERMINATED_COMPLETED_OK)
         peer_is_idle(x->server->peers, x->peer);
     metrics_note(x->server->metrics, route_index(x->route), status, now_mono_us() - x->began_us);
+    if (x->ticket.sent_us)
+        metrics_note_queue(x->server->metrics, x->ticket.sent_us - x->asked_us);
     drop_body(x);
     upload_free(&x->upload);
     ticket_release(&x->ticket);

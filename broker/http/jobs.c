@@ -8,6 +8,7 @@
 
 #include "broker/ask/card.h"
 #include "schema/alloc.h"
+#include "schema/clock.h"
 #include "schema/request.h"
 
 #define KEY_BEGINS "assay-http/"
@@ -37,6 +38,7 @@ static void take_rows(struct job *job, struct ticket *list)
     for (struct ticket *t = list; t; t = t->next) {
         assert(strcmp(t->model->name, list->model->name) == 0);
         t->in = job;
+        t->sent_us = t->sent_us ? t->sent_us : now_mono_us();
         job->n_tickets++;
         for (uint32_t i = 0; i < t->rows->n; i++)
             job->rows[job->n_rows++] = (struct job_row){t, i};

@@ -1,4 +1,4 @@
-/* metrics.c - see metrics.h. The page is Prometheus' text format, version 0.0.4. */
+/* metrics.c - see metrics.h. metrics_broker.c has the broker's numbers. */
 #include "broker/http/metrics.h"
 
 #include <inttypes.h>
@@ -6,10 +6,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "broker/http/metrics_text.h"
 #include "broker/http/routes.h"
 #include "schema/alloc.h"
-#include "schema/clock.h"
 
 static const unsigned statuses[] = {
     200, 400, 401, 404, 405, 409, 411, 413, 415, 431, 499, 500, 501, 503, 504, 507};
@@ -22,13 +23,15 @@ enum {
 
 struct endpoint_counts {
     uint64_t by_status[N_STATUSES + 1]; /* the last: any other */
-    uint64_t by_time[N_BOUNDS + 1];
+    uint64_t n_requests, by_time[N_BOUNDS + 1];
     double seconds;
 };
 
 struct metrics {
     pthread_mutex_t lock;
     struct endpoint_counts endpoints[ROUTES_MOST + 1];
+    uint64_t by_queue[N_BOUNDS + 1];
+    double queue_seconds;
 };
 
 struct metrics *metrics_new(void)
@@ -47,18 +50,35 @@ void metrics_free(struct metrics **m)
     *m = NULL;
 }
 
+static int bound_of(double seconds)
+{
+    int k = 0;
+    while (k < N_BOUNDS && seconds > bounds[k])
+        k++;
+    return k;
+}
+
 void metrics_note(struct metrics *m, int endpoint, unsigned status, long long us)
 {
-    int by_status = 0, by_time = 0;
+    int by_status = 0;
     double seconds = (double)us / 1e6;
+    struct endpoint_counts *of = &m->endpoints[endpoint];
     while (by_status < N_STATUSES && statuses[by_status] != status)
         by_status++;
-    while (by_time < N_BOUNDS && seconds > bounds[by_time])
-        by_time++;
     pthread_mutex_lock(&m->lock);
-    m->endpoints[endpoint].by_status[by_status]++;
-    m->endpoints[endpoint].by_time[by_time]++;
-    m->endpoints[endpoint].seconds += seconds;
+    of->n_requests++;
+    of->by_status[by_status]++;
+    of->by_time[bound_of(seconds)]++;
+    of->seconds += seconds;
+    pthread_mutex_unlock(&m->lock);
+}
+
+void metrics_note_queue(struct metrics *m, long long us)
+{
+    double seconds = (double)us / 1e6;
+    pthread_mutex_lock(&m->lock);
+    m->by_queue[bound_of(seconds)]++;
+    m->queue_seconds += seconds;
     pthread_mutex_unlock(&m->lock);
 }
 
@@ -68,14 +88,9 @@ static const char *name_of(int k)
     return route ? route->path : "other";
 }
 
-static void put_head(FILE *f, const char *name, const char *type, const char *help)
-{
-    fprintf(f, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
-}
-
 static void put_requests(FILE *f, const struct metrics *m)
 {
-    put_head(f, "assay_http_requests_total", "counter", "Requests that are over.");
+    metrics_put_head(f, "assay_http_requests_total", "counter", "Requests that are over.");
     for (int k = 0; k <= ROUTES_MOST; k++)
         for (int s = 0; s <= N_STATUSES; s++)
             if (m->endpoints[k].by_status[s] > 0)
@@ -86,35 +101,27 @@ static void put_requests(FILE *f, const struct metrics *m)
 static void put_times(FILE *f, const struct metrics *m)
 {
     const char *name = "assay_http_request_seconds";
-    put_head(f, name, "histogram", "From a request's head to the end of its reply.");
+    char labels[128];
+    metrics_put_head(f, name, "histogram", "From a request's head to the end of its reply.");
     for (int k = 0; k <= ROUTES_MOST; k++) {
-        uint64_t n = 0;
-        for (int b = 0; b <= N_BOUNDS; b++)
-            n += m->endpoints[k].by_time[b];
-        if (n == 0)
-            continue;
-        uint64_t sum = 0;
-        for (int b = 0; b < N_BOUNDS; b++)
-            fprintf(f, "%s_bucket{endpoint=\"%s\",le=\"%g\"} %" PRIu64 "\n", name, name_of(k),
-                bounds[b], sum += m->endpoints[k].by_time[b]);
-        fprintf(f, "%s_bucket{endpoint=\"%s\",le=\"+Inf\"} %" PRIu64 "\n", name, name_of(k), n);
-        fprintf(f, "%s_sum{endpoint=\"%s\"} %.6f\n", name, name_of(k), m->endpoints[k].seconds);
-        fprintf(f, "%s_count{endpoint=\"%s\"} %" PRIu64 "\n", name, name_of(k), n);
+        const struct endpoint_counts *of = &m->endpoints[k];
+        snprintf(labels, sizeof labels, "endpoint=\"%s\",", name_of(k));
+        if (of->n_requests > 0)
+            metrics_put_histogram(f, name, labels,
+                &(struct metrics_histogram){bounds, of->by_time, N_BOUNDS, of->seconds});
     }
-}
-
-static void put_one(FILE *f, const char *name, const char *type, const char *help, int64_t v)
-{
-    put_head(f, name, type, help);
-    fprintf(f, "%s %" PRId64 "\n", name, v);
+    name = "assay_http_queue_seconds";
+    metrics_put_head(
+        f, name, "histogram", "From a request's whole body until its rows go to the broker.");
+    metrics_put_histogram(
+        f, name, "", &(struct metrics_histogram){bounds, m->by_queue, N_BOUNDS, m->queue_seconds});
 }
 
 static void put_of_model(FILE *f, const char *name, const char *model, uint32_t v)
 {
-    fprintf(f, "%s{model_name=\"", name);
-    for (const char *at = model; *at; at++)
-        fprintf(f, strchr("\"\\\n", *at) ? "\\%c" : "%c", *at == '\n' ? 'n' : *at);
-    fprintf(f, "\"} %" PRIu32 "\n", v);
+    fprintf(f, "%s{", name);
+    metrics_put_label(f, "model_name", model);
+    fprintf(f, "} %" PRIu32 "\n", v);
 }
 
 /* What waits (or what the broker has), of each model; of all while the broker does not answer. */
@@ -137,44 +144,28 @@ static void put_link(FILE *f, struct link *link, const struct card *card)
 {
     struct link_counts counts, *c = &counts;
     link_count(link, c);
-    put_one(f, "assay_http_jobs_total", "counter", "Jobs that requests were put into.",
+    metrics_put_one(f, "assay_http_jobs_total", "counter", "Jobs that requests were put into.",
         (int64_t)c->n_jobs);
-    put_one(f, "assay_http_job_rows_total", "counter", "Rows of these jobs.", (int64_t)c->n_rows);
-    put_head(f, "vllm:num_requests_running", "gauge", "Requests whose rows the broker has.");
+    metrics_put_one(
+        f, "assay_http_job_rows_total", "counter", "Rows of these jobs.", (int64_t)c->n_rows);
+    metrics_put_head(
+        f, "vllm:num_requests_running", "gauge", "Requests whose rows the broker has.");
     put_models(f, "vllm:num_requests_running", link, card, 0);
-    put_head(f, "vllm:num_requests_waiting", "gauge", "Requests that are not with the broker yet.");
+    metrics_put_head(
+        f, "vllm:num_requests_waiting", "gauge", "Requests that are not with the broker yet.");
     put_models(f, "vllm:num_requests_waiting", link, card, 1);
 }
 
-/* The broker's numbers of one map, under its own names. */
-static void put_numbers(FILE *f, const json_t *map, const char *type, const char *help)
+static void put_own(FILE *f)
 {
-    const char *key;
-    json_t *v;
-    char name[160];
-    json_object_foreach((json_t *)map, key, v)
-    {
-        if (!json_is_integer(v) || strlen(key) > 100)
-            continue;
-        snprintf(name, sizeof name, "assay_%s%s", key, *type == 'c' ? "_total" : "");
-        put_one(f, name, type, help, json_integer_value(v));
-    }
-}
-
-static void put_broker(FILE *f, const struct card *card)
-{
-    put_one(f, "assay_up", "gauge", "Does the broker answer?", card != NULL);
-    put_one(f, "assay_ready", "gauge", "Has each model a worker group that is ready?",
-        card && card_is_ready(card));
-    if (!card)
-        return;
-    const json_t *counters = json_object_get(card->info, "counters");
-    int64_t queued = json_integer_value(json_object_get(counters, "rows_accepted")) -
-                     json_integer_value(json_object_get(counters, "rows_done"));
-    put_one(f, "assay_rows_unfinished", "gauge",
-        "Rows accepted since the broker's start and not finished.", queued > 0 ? queued : 0);
-    put_numbers(f, card->info, "gauge", "The field of the broker's info.");
-    put_numbers(f, counters, "counter", "The counter of the broker's info.");
+    long long pages = 0;
+    FILE *statm = fopen("/proc/self/statm", "re");
+    if (statm && fscanf(statm, "%*d %lld", &pages) != 1)
+        pages = 0;
+    if (statm)
+        fclose(statm);
+    metrics_put_one(f, "assay_http_memory_bytes", "gauge", "Resident memory of assay-http.",
+        pages * sysconf(_SC_PAGESIZE));
 }
 
 char *metrics_page(struct metrics *m, struct link *link, const struct card *card)
@@ -189,6 +180,7 @@ char *metrics_page(struct metrics *m, struct link *link, const struct card *card
     put_times(f, m);
     pthread_mutex_unlock(&m->lock);
     put_link(f, link, card);
-    put_broker(f, card);
+    put_own(f);
+    metrics_put_broker(f, card);
     return fclose(f) == 0 ? text : NULL;
 }

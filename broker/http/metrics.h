@@ -11,6 +11,8 @@ void metrics_free(struct metrics **metrics);
 
 /* A request is over. endpoint: a route's index, metrics_other for a path that is none. */
 void metrics_note(struct metrics *m, int endpoint, unsigned status, long long us);
+/* A request's rows went to the broker, so long after they were there. */
+void metrics_note_queue(struct metrics *m, long long us);
 
 /* The page; card: NULL while the broker does not answer. The caller frees it. */
 char *metrics_page(struct metrics *m, struct link *link, const struct card *card);

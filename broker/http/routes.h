@@ -8,7 +8,7 @@
  *     exchange.c    one request, from its head to its reply
  *     link.c        the thread that has the socket to the broker; jobs.c: what it has sent;
  *                   coalesce.c: which requests make one job, and when
- *     metrics.c     counts, for Prometheus
+ *     metrics.c     counts, for Prometheus (metrics_broker.c: the broker's, metrics_text.c: the form)
  *
  * With --files it has files of requests, too, which are scored while nobody waits:
  *

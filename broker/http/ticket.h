@@ -27,6 +27,7 @@ struct ticket {
     struct row_result *results; /* [rows->n] where error.code is 0 */
     struct err error;
     char job[TICKET_JOB_BYTES]; /* the broker's number of the job; empty: none */
+    long long sent_us;          /* when its rows first went to the broker; 0: they did not */
     /* The link's own. */
     struct ticket *next;
     struct job *in;
