@@ -68,7 +68,7 @@ static int dispatch_one(struct broker *b, int g, struct err *e)
     if (!b->groups[g] || group_free_slots(b->groups[g]) == 0 || b->held.first)
         return 0;
     uint32_t lane = served_of_group(b, g)->number;
-    int rc = planner_next(b->planner, lane, in_flight(b, g) == 0, &batch, e);
+    int rc = planner_next(b->planner, planner_all(lane), in_flight(b, g) == 0, &batch, e);
     return rc == 1 ? send_out(b, g, &batch, e) : rc;
 }
 

@@ -63,6 +63,8 @@ struct sequence {
     uint32_t n_values;   /* floats in its result */
     int64_t mode;        /* checkpoint, mode and adapter (store.h) */
     uint32_t lane;       /* of the planner: the place of its model (store.h) */
+    int64_t session;     /* whose row it is (sched/homes.h); 0: none's */
+    uint32_t home;       /* that it waits for in the planner; 0: none */
     const char *adapter; /* its adapter's digest while it is handed to a group; NULL: none */
     uint32_t n_shared;   /* first tokens that it shares with its prefix owner (stage.h) */
     uint32_t attempts;   /* times that it killed a group while alone */

@@ -53,7 +53,7 @@ static void add_known(struct planner *p, struct sequence *r)
 }
 
 /* The dedupe table is large: prefetches the entries of the next rows. */
-static void look_ahead(struct planner *p, struct lane *l)
+static void look_ahead(struct planner *p, struct line *l)
 {
     uint32_t n = 0;
     if (l->looked-- > 0)
@@ -63,21 +63,21 @@ static void look_ahead(struct planner *p, struct lane *l)
     l->looked = n;
 }
 
-/* Takes the lane's first row if it need not be computed: 1: taken; 0: not: it must be computed, or
- * (*full) there is no room for it, or dedupe cannot tell yet. */
-static int take_known(struct planner *p, struct queue *q, uint32_t lane, int *full, struct err *e)
+/* Takes the first row of the choice if it need not be computed: 1: taken; 0: not: it must be
+ * computed, or (*full) there is no room for it, or dedupe cannot tell yet. */
+static int take_known(struct planner *p, struct queue *q, struct choice c, int *full, struct err *e)
 {
-    struct sequence *primary = NULL, *r = queues_first(q, lane);
+    struct sequence *primary = NULL, *r = queues_first(q, c);
     int found = DEDUPE_KNOWN; /* a damaged row: its error is known */
     if (p->dedupe)
-        look_ahead(p, &q->lanes[lane]);
+        look_ahead(p, queues_line_of(q, r));
     if (r->found_error == 0)
         found = p->dedupe ? dedupe_find(p->dedupe, r, &primary, e) : DEDUPE_NONE;
     *full = found == DEDUPE_LATER || (found == DEDUPE_KNOWN && !has_room_for_known(p, r)) ||
             (found == DEDUPE_UNDER_WAY && !has_room_to_wait(p, r));
     if (found <= 0 || *full)
         return found < 0 ? found : 0;
-    queues_take(q, lane);
+    queues_take(q, c);
     planner_note_turn(p, q);
     planner_mark_in_flight(p, r);
     if (found == DEDUPE_UNDER_WAY)
@@ -87,11 +87,11 @@ static int take_known(struct planner *p, struct queue *q, uint32_t lane, int *fu
     return 1;
 }
 
-int planner_skip_known(struct planner *p, struct queue *q, uint32_t lane, struct err *e)
+int planner_skip_known(struct planner *p, struct queue *q, struct choice c, struct err *e)
 {
     int rc = 1, full = 0, taken = 0;
-    while (rc == 1 && (rc = planner_fill_window(p, q, lane, e)) == 0 && queues_first(q, lane)) {
-        rc = take_known(p, q, lane, &full, e);
+    while (rc == 1 && (rc = planner_fill_window(p, q, c, e)) == 0 && queues_first(q, c)) {
+        rc = take_known(p, q, c, &full, e);
         taken |= rc == 1;
     }
     /* Tokens that it did not need to compute give it no credit. */
@@ -101,7 +101,7 @@ int planner_skip_known(struct planner *p, struct queue *q, uint32_t lane, struct
         queues_serve(&p->queues, q, p->clock);
     if (full)
         queues_stall(&p->queues, q);
-    return rc < 0 ? rc : queues_first(q, lane) && !full;
+    return rc < 0 ? rc : queues_first(q, c) && !full;
 }
 
 static void pack_values(struct batch *b)
@@ -120,10 +120,10 @@ int planner_known(struct planner *p, struct batch **b, struct err *e)
         dedupe_reset_budget(p->dedupe);
     for (size_t k = 0; p->dedupe && rc >= 0 && k < p->queues.n; k++) {
         struct queue *q = p->queues.by_job[(p->round + k) % p->queues.n];
+        /* skips jobs before their first turn: there may be many */
         for (uint32_t lane = 0; rc >= 0 && lane < q->n_lanes; lane++)
-            if (queues_first(q, lane) || q->copies) /* skips jobs before their first turn: there
-                                                       may be many */
-                rc = planner_skip_known(p, q, lane, e);
+            if (queues_first(q, planner_all(lane)) || q->copies)
+                rc = planner_skip_known(p, q, planner_all(lane), e);
     }
     if (rc < 0 || !p->known)
         return rc < 0 ? rc : 0;

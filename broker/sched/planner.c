@@ -73,21 +73,22 @@ void planner_run_again(struct planner *p, struct sequence *r)
  * or not at all. */
 static void clear_window(struct planner *p, struct queue *q)
 {
-    for (uint32_t lane = 0; lane < q->n_lanes; lane++) {
-        while (queues_first(q, lane)) {
-            struct sequence *r = queues_take(q, lane);
+    for (uint32_t lane = 0; lane < q->n_lanes; lane++)
+        while (queues_first(q, planner_all(lane))) {
+            struct sequence *r = queues_take(q, planner_all(lane));
             if (!r->of || !r->of->is_in_flight)
                 sequence_free(&r);
             else
                 planner_run_again(p, r);
         }
-        q->lanes[lane].looked = 0;
-    }
+    for (uint32_t i = 0; i < q->n_lanes * q->n_homes; i++)
+        q->lines[i].looked = 0;
 }
 
 static void remove_queue(struct planner *p, struct queue *q)
 {
     clear_window(p, q);
+    homes_forget_job(p->homes, q->job);
     queues_remove(&p->queues, &q);
 }
 
@@ -111,6 +112,7 @@ int planner_job_changed(struct planner *p, int64_t job, struct err *e)
     if (rc == 0 || !may_run(&j)) {
         if (q)
             remove_queue(p, q);
+        homes_forget_job(p->homes, job);
         return 0;
     }
     if (!q)
@@ -135,6 +137,8 @@ static void take_row(void *arg, struct sequence *r)
     r->fresh = w->q->fresh;
     int place = store_place_of(w->p->store, r->mode);
     r->lane = (uint32_t)(place >= 0 ? place : store_first_place(w->p->store));
+    r->session = homes_session_of(w->p->homes, r->row_id);
+    r->home = homes_find(w->p->homes, r->session, r->lane);
     if (table_has(&w->p->in_flight, r->row_id) || (place < 0 && !r->found_error)) {
         sequence_free(&r);
         return;
@@ -154,16 +158,30 @@ static uint32_t window_rows(const struct planner *p, uint32_t lane, const struct
     return rows < LEAST_WINDOW ? LEAST_WINDOW : (uint32_t)rows;
 }
 
-int planner_fill_window(struct planner *p, struct queue *q, uint32_t lane, struct err *e)
+struct sequence *planner_first(const struct planner *p, struct queue *q, struct choice c)
 {
-    while (!queues_first(q, lane) && (!q->exhausted || q->rescan) && q->n_held < PLANNER_HELD) {
-        if (q->exhausted) { /* what other lanes hold is read once more */
+    const struct choice homeless = {c.lane, HOMES_BIT(0)};
+    struct sequence *r;
+    uint32_t home;
+    while (p->homes && (r = queues_first(q, homeless)) &&
+           (home = homes_find(p->homes, r->session, c.lane)) != 0) {
+        queues_take(q, homeless);
+        r->home = home;
+        queues_put(q, r);
+    }
+    return queues_first(q, c);
+}
+
+int planner_fill_window(struct planner *p, struct queue *q, struct choice c, struct err *e)
+{
+    while (!planner_first(p, q, c) && (!q->exhausted || q->rescan) && q->n_held < PLANNER_HELD) {
+        if (q->exhausted) { /* what it holds is read once more */
             clear_window(p, q);
             q->after = 0;
             q->rescan = 0;
         }
         struct window w = {p, q, 0};
-        struct store_page page = {q->job, (uint64_t)q->after, window_rows(p, lane, q)};
+        struct store_page page = {q->job, (uint64_t)q->after, window_rows(p, c.lane, q)};
         int rc = store_queued_rows(p->store, &page, take_row, &w, e);
         if (rc != 0)
             return rc;
@@ -172,17 +190,17 @@ int planner_fill_window(struct planner *p, struct queue *q, uint32_t lane, struc
     return 0;
 }
 
-/* Chooses the queue whose turn it is and fills its window: 1, or 0 when none has a row of the lane
+/* Chooses the queue whose turn it is and fills its window: 1, or 0 when none has a row of the choice
  * that can be taken. Queues without rows are removed at their turn: a queue that only waits for
  * rows must not set the floor of tokens served for new ones. */
-static int choose_queue(struct planner *p, uint32_t lane, struct queue **out, struct err *e)
+static int choose_queue(struct planner *p, struct choice c, struct queue **out, struct err *e)
 {
     while (p->queues.n > 0 && !p->queues.heap[0]->stalled) {
         *out = p->queues.heap[0];
-        int rc = planner_fill_window(p, *out, lane, e);
+        int rc = planner_fill_window(p, *out, c, e);
         if (rc != 0)
             return rc;
-        if (queues_first(*out, lane))
+        if (planner_first(p, *out, c))
             return 1;
         if ((*out)->n_held > 0)
             queues_stall(&p->queues, *out);
@@ -215,6 +233,14 @@ int planner_new(
     if (rc != 0)
         planner_free(out);
     return rc;
+}
+
+void planner_use_homes(struct planner *p, struct homes *homes, uint32_t n_homes)
+{
+    p->homes = homes;
+    p->queues.n_homes = 1 + n_homes;
+    for (size_t i = 0; i < p->queues.n; i++) /* none of their rows is read yet */
+        p->queues.by_job[i]->n_homes = 1 + n_homes;
 }
 
 void planner_set_limits(struct planner *p, uint32_t lane, const struct planner_limits *limits)
@@ -289,10 +315,10 @@ long long planner_longest_wait_us(const struct planner *p)
     return now_us - since_us;
 }
 
-/* Moves the queue's first row, which must be computed, into the batch. */
-static void take_computed(struct planner *p, struct queue *q, struct batch *b)
+/* Moves the queue's first row of the choice, which must be computed, into the batch. */
+static void take_computed(struct planner *p, struct queue *q, struct choice c, struct batch *b)
 {
-    struct sequence *r = queues_take(q, b->lane);
+    struct sequence *r = queues_take(q, c);
     uint32_t before = b->n_tokens;
     planner_note_turn(p, q);
     q->copies = 0;
@@ -306,34 +332,34 @@ static void take_computed(struct planner *p, struct queue *q, struct batch *b)
 }
 
 /* Moves rows from the queue into the batch as long as they share tokens with those before them. */
-static int take_sharing(struct planner *p, struct queue *q, struct batch *b, struct err *e)
+static int take_sharing(
+    struct planner *p, struct queue *q, struct choice c, struct batch *b, struct err *e)
 {
     int rc = 0;
-    while (b->min_shared > 0 && (rc = planner_skip_known(p, q, b->lane, e)) == 1 &&
-           batch_try(b, queues_first(q, b->lane)).n_shared > 0 &&
-           fits(&p->lanes[b->lane], b, queues_first(q, b->lane)))
-        take_computed(p, q, b);
+    while (b->min_shared > 0 && (rc = planner_skip_known(p, q, c, e)) == 1 &&
+           batch_try(b, queues_first(q, c)).n_shared > 0 &&
+           fits(&p->lanes[c.lane], b, queues_first(q, c)))
+        take_computed(p, q, c, b);
     return rc < 0 ? rc : 0;
 }
 
 /* Fills a new batch from the queues: 1, or 0 and NULL when no row is ready. */
-static int fill_batch(struct planner *p, uint32_t lane, struct batch **out, struct err *e)
+static int fill_batch(struct planner *p, struct choice c, struct batch **out, struct err *e)
 {
-    struct planner_lane *l = &p->lanes[lane];
+    struct planner_lane *l = &p->lanes[c.lane];
     struct batch *b = NULL;
     struct queue *q;
     int rc;
     queues_begin_round(&p->queues);
-    while (
-        (rc = choose_queue(p, lane, &q, e)) == 1 && (rc = planner_skip_known(p, q, lane, e)) >= 0) {
+    while ((rc = choose_queue(p, c, &q, e)) == 1 && (rc = planner_skip_known(p, q, c, e)) >= 0) {
         if (rc == 0)
             continue;
         if (!b)
-            b = new_batch(p, lane, l->limits.min_shared);
-        else if (!fits(l, b, queues_first(q, lane)))
+            b = new_batch(p, c.lane, l->limits.min_shared);
+        else if (!fits(l, b, queues_first(q, c)))
             break;
-        take_computed(p, q, b);
-        if ((rc = take_sharing(p, q, b, e)) < 0)
+        take_computed(p, q, c, b);
+        if ((rc = take_sharing(p, q, c, b, e)) < 0)
             break;
     }
     *out = b;
@@ -440,8 +466,8 @@ void planner_forget_lane(struct planner *p, uint32_t lane)
     drop_batches(p, &p->lanes[lane].again);
     for (size_t i = 0; i < p->queues.n; i++) {
         struct queue *q = p->queues.by_job[i];
-        while (queues_first(q, lane)) {
-            struct sequence *r = queues_take(q, lane);
+        while (queues_first(q, planner_all(lane))) {
+            struct sequence *r = queues_take(q, planner_all(lane));
             if (r->of && r->of->is_in_flight)
                 planner_clear_in_flight(p, r);
             sequence_free(&r);
@@ -450,11 +476,11 @@ void planner_forget_lane(struct planner *p, uint32_t lane)
     }
 }
 
-int planner_next(struct planner *p, uint32_t lane, int alone_ok, struct batch **b, struct err *e)
+int planner_next(struct planner *p, struct choice c, int alone_ok, struct batch **b, struct err *e)
 {
-    struct planner_lane *l = &p->lanes[lane];
+    struct planner_lane *l = &p->lanes[c.lane];
     *b = NULL;
-    if (planner_isolating(p, lane)) {
+    if (planner_isolating(p, c.lane)) {
         if (!alone_ok || l->suspects_running > 0)
             return 0;
         *b = pop_wanted(p, &l->suspects);
@@ -466,7 +492,7 @@ int planner_next(struct planner *p, uint32_t lane, int alone_ok, struct batch **
         return 1;
     if (p->dedupe)
         dedupe_reset_budget(p->dedupe);
-    return fill_batch(p, lane, b, e);
+    return fill_batch(p, c, b, e);
 }
 
 void planner_finished(struct planner *p, struct batch **b)

@@ -27,6 +27,9 @@
  * A row equal to an earlier one needs no place in a batch: it waits for its primary, or takes the
  * result or error that is known. It does not count against its job's share.
  *
+ * A row of a session has a home (homes.h). A batch is filled for the replica that asks, which says
+ * the rows of which homes it may take. A queue that has none of them is passed over.
+ *
  * LIMITS: the planner holds at most PLANNER_WINDOW rows a job in memory, fewer when they are long;
  * the queue itself is in the store. */
 #ifndef ASSAY_PLANNER_H
@@ -35,6 +38,7 @@
 #include "broker/batch.h"
 #include "broker/store/store.h"
 #include "broker/sched/dedupe.h"
+#include "broker/sched/homes.h"
 
 #define PLANNER_WINDOW 1024
 #define PLANNER_HELD (8 * PLANNER_WINDOW) /* of a job: then rows for other lanes are not read */
@@ -70,14 +74,23 @@ void planner_free(struct planner **p);
  * NULL: none are found. */
 void planner_use_dedupe(struct planner *p, struct dedupe *dedupe);
 
+/* Makes rows of sessions wait for their homes, of which there are n_homes. Borrowed; call it before
+ * planner_next. */
+void planner_use_homes(struct planner *p, struct homes *homes, uint32_t n_homes);
+
 /* Looks at this job again: it got rows, its state or priority changed, or rows were retried.
  * Forgets a job without work. 0, or negative: the store failed. */
 int planner_job_changed(struct planner *p, int64_t job, struct err *e);
 
-/* Gives the lane's next batch to the caller: 1, or 0 when nothing is ready, or negative: the store
- * failed. With alone_ok = 0 (other batches of the lane are in flight) no suspect batch is given
+/* Gives the next batch of the choice to the caller: 1, or 0 when nothing is ready, or negative: the
+ * store failed. A batch that comes again is of any home. With alone_ok = 0 (other batches of the lane are in flight) no suspect batch is given
  * out; while one waits or runs, nothing else is either. */
-int planner_next(struct planner *p, uint32_t lane, int alone_ok, struct batch **b, struct err *e);
+int planner_next(struct planner *p, struct choice c, int alone_ok, struct batch **b, struct err *e);
+/* All rows of the lane. */
+static inline struct choice planner_all(uint32_t lane)
+{
+    return (struct choice){lane, HOMES_ANY};
+}
 
 /* Gives the next rows whose results are known, with their values, as a batch that no group
  * computes: 1, or 0 when there are none, or negative: the store failed. The number is bounded, so

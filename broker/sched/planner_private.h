@@ -2,6 +2,7 @@
 #ifndef ASSAY_PLANNER_PRIVATE_H
 #define ASSAY_PLANNER_PRIVATE_H
 
+#include "broker/sched/homes.h"
 #include "broker/sched/planner.h"
 #include "broker/sched/queues.h"
 #include "broker/table.h"
@@ -20,6 +21,7 @@ struct planner {
     struct queues queues;
     struct table in_flight; /* by row number; struct row, NULL for a row of one sequence */
     struct dedupe *dedupe;  /* NULL: rows are not compared */
+    struct homes *homes;    /* NULL: rows have none */
     struct batch *known;    /* the batch of known rows being filled; NULL: empty */
     uint32_t n_waiting, waiting_tokens; /* duplicates that wait for primaries */
     uint64_t round;                     /* calls of planner_known: each begins at another queue */
@@ -29,9 +31,12 @@ struct planner {
 };
 
 /* planner.c */
-/* Reads windows until the queue has a row in the lane, or the store has no more, or the queue holds
- * PLANNER_HELD rows of other lanes. */
-int planner_fill_window(struct planner *p, struct queue *q, uint32_t lane, struct err *e);
+/* The first row of the choice; NULL: there is none. A row that has got a home since it was read
+ * waits for that from now on. */
+struct sequence *planner_first(const struct planner *p, struct queue *q, struct choice c);
+/* Reads windows until the queue has a row of the choice, or the store has no more, or the queue
+ * holds PLANNER_HELD others. */
+int planner_fill_window(struct planner *p, struct queue *q, struct choice c, struct err *e);
 /* Marks a row in flight: from when its first sequence is given out until its last one is back. */
 void planner_mark_in_flight(struct planner *p, const struct sequence *r);
 void planner_clear_in_flight(struct planner *p, const struct sequence *r);
@@ -43,9 +48,9 @@ void planner_run_again(struct planner *p, struct sequence *r);
 void planner_note_turn(struct planner *p, struct queue *q);
 
 /* known_rows.c */
-/* Takes all rows at the lane's front that need not be computed. 1: its first row now must be; 0:
- * it has none for now. */
-int planner_skip_known(struct planner *p, struct queue *q, uint32_t lane, struct err *e);
+/* Takes the first rows of the choice that need not be computed. 1: the first one now must be; 0:
+ * there is none for now. */
+int planner_skip_known(struct planner *p, struct queue *q, struct choice c, struct err *e);
 /* Says that a duplicate no longer waits for its primary. */
 void planner_stop_waiting(struct planner *p, const struct sequence *r);
 /* Ends a row that has come back. Its duplicates share its answer; without an answer, they are

@@ -106,6 +106,7 @@ struct queue *queues_add(struct queues *all, int64_t job, int priority)
         .priority = priority,
         .served = floor_of(all, priority),
         .since_us = now_mono_us(),
+        .n_homes = all->n_homes ? all->n_homes : 1,
         .at = all->n};
     memmove(all->by_job + at + 1, all->by_job + at, (all->n - at) * sizeof(struct queue *));
     all->by_job[at] = q;
@@ -125,7 +126,7 @@ void queues_remove(struct queues *all, struct queue **out)
         move_up(all, last);
         move_down(all, last);
     }
-    free(q->lanes);
+    free(q->lines);
     free(q);
     *out = NULL;
 }
@@ -153,28 +154,49 @@ void queues_begin_round(struct queues *all)
         move_down(all, all->heap[i]);
 }
 
+/* ---- rows ---- */
+
+struct line *queues_line_of(const struct queue *q, const struct sequence *r)
+{
+    return &q->lines[r->lane * q->n_homes + r->home];
+}
+
+static void add_lanes(struct queue *q, uint32_t n_lanes)
+{
+    struct line *more = xcalloc((size_t)n_lanes * q->n_homes, sizeof *more);
+    if (q->n_lanes > 0)
+        memcpy(more, q->lines, (size_t)q->n_lanes * q->n_homes * sizeof *more);
+    free(q->lines);
+    q->lines = more;
+    q->n_lanes = n_lanes;
+}
+
 void queues_put(struct queue *q, struct sequence *r)
 {
-    if (r->lane >= q->n_lanes) {
-        struct lane *more = xcalloc(r->lane + 1, sizeof *more);
-        if (q->n_lanes > 0)
-            memcpy(more, q->lanes, q->n_lanes * sizeof *more);
-        free(q->lanes);
-        q->lanes = more;
-        q->n_lanes = r->lane + 1;
-    }
-    struct lane *l = &q->lanes[r->lane];
+    if (r->lane >= q->n_lanes)
+        add_lanes(q, r->lane + 1);
+    struct line *l = queues_line_of(q, r);
     r->next = NULL;
     *(l->first ? &l->last->next : &l->first) = r;
     l->last = r;
     q->n_held++;
 }
 
-struct sequence *queues_take(struct queue *q, uint32_t lane)
+struct sequence *queues_first(const struct queue *q, struct choice c)
 {
-    struct lane *l = &q->lanes[lane];
-    struct sequence *r = l->first;
-    l->first = r->next;
+    struct sequence *first = NULL;
+    for (uint32_t home = 0; c.lane < q->n_lanes && home < q->n_homes; home++) {
+        struct sequence *r = q->lines[c.lane * q->n_homes + home].first;
+        if (r && c.homes >> home & 1 && (!first || r->row_id < first->row_id))
+            first = r;
+    }
+    return first;
+}
+
+struct sequence *queues_take(struct queue *q, struct choice c)
+{
+    struct sequence *r = queues_first(q, c);
+    queues_line_of(q, r)->first = r->next;
     r->next = NULL;
     q->n_held--;
     return r;

@@ -1,14 +1,18 @@
 /* queues.h - the queues of jobs with rows to run: a heap by (stalled, priority, tokens served, job)
  * says whose turn it is, an array by job finds them. The number of jobs is not limited; a turn
- * costs its logarithm. */
+ * costs its logarithm. The rows of a queue wait in lines: one for each model and home. */
 #ifndef ASSAY_QUEUES_H
 #define ASSAY_QUEUES_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-/* The rows of a queue that go through one model, as far as they are read. */
-struct lane {
+#include "broker/sched/homes.h"
+
+struct sequence;
+
+/* The rows of a queue that go through one model and have one home, as far as they are read. */
+struct line {
     struct sequence *first, *last;
     uint32_t looked; /* how many of the first ones were prefetched for dedupe */
 };
@@ -18,8 +22,8 @@ struct queue {
     int priority;
     uint64_t served;    /* tokens given out, plus those it started at (queues_add) */
     int64_t after;      /* the next window begins after this row number */
-    struct lane *lanes; /* [n_lanes] by the number of the model */
-    uint32_t n_lanes;
+    struct line *lines; /* [n_lanes * n_homes] by the number of the model, and by home */
+    uint32_t n_lanes, n_homes;
     uint32_t n_held;     /* rows in all of them */
     uint32_t row_tokens; /* of the last row read; 0: none yet */
     int exhausted;       /* the store has no row after `after` now */
@@ -37,6 +41,8 @@ struct queues {
     struct queue **heap;   /* [n] the first one's turn is next */
     struct queue **by_job; /* [n] ascending */
     size_t n, room;
+    uint32_t
+        n_homes; /* that rows of the queues added from now on may have, none among them; 0: 1 */
     int any_stalled;
 };
 
@@ -48,14 +54,14 @@ void queues_remove(struct queues *all, struct queue **q);                /* free
 void queues_serve(struct queues *all, struct queue *q, uint64_t served); /* `served` never falls */
 void queues_stall(struct queues *all, struct queue *q);
 void queues_begin_round(struct queues *all); /* no queue is stalled any more */
-/* The first row of the lane; NULL: it has none. */
-static inline struct sequence *queues_first(const struct queue *q, uint32_t lane)
-{
-    return lane < q->n_lanes ? q->lanes[lane].first : NULL;
-}
-void queues_put(struct queue *q, struct sequence *r); /* behind the others of its lane; owned */
-/* Gives the lane's first row to the caller; it must have one. */
-struct sequence *queues_take(struct queue *q, uint32_t lane);
+/* The line of rows like this one, which the queue has or had. */
+struct line *queues_line_of(const struct queue *q, const struct sequence *r);
+/* The first row of the choice, which has the lowest number of those that are first in their lines;
+ * NULL: there is none. */
+struct sequence *queues_first(const struct queue *q, struct choice c);
+void queues_put(struct queue *q, struct sequence *r); /* behind the others of its line; owned */
+/* Gives the first row of the choice to the caller; there must be one. */
+struct sequence *queues_take(struct queue *q, struct choice c);
 void queues_release(struct queues *all); /* frees the arrays; no queue may be left */
 
 #endif

@@ -137,7 +137,7 @@ static int64_t work_on_batch(struct queue *q)
     struct store_result result = {.values = &value, .n_values = 1};
     struct batch *b = NULL;
     struct err e;
-    must(planner_next(q->p, 0, 1, &b, &e), &e);
+    must(planner_next(q->p, planner_all(0), 1, &b, &e), &e);
     if (!b)
         return 0;
     int64_t n = b->n_rows;
@@ -272,7 +272,7 @@ static void restart(struct queue *q)
     double begin = seconds(CLOCK_MONOTONIC);
     open_queue(q, BATCH);
     do /* the index of finished rows is filled in pieces, and its job waits for that a while */
-        must(planner_next(q->p, 0, 1, &b, &e), &e);
+        must(planner_next(q->p, planner_all(0), 1, &b, &e), &e);
     while (!b && q->dedupe && dedupe_is_behind(q->dedupe));
     q->restart_ms = (seconds(CLOCK_MONOTONIC) - begin) * 1e3;
     if (!b)

@@ -41,7 +41,7 @@ static struct batch *next_of(struct planned *t, uint32_t lane)
 {
     struct err err;
     struct batch *b = NULL;
-    int found = must(planner_next(t->p, lane, 1, &b, &err));
+    int found = must(planner_next(t->p, planner_all(lane), 1, &b, &err));
     assert_int_equal(found, b != NULL);
     return b;
 }
@@ -310,8 +310,9 @@ static void find_culprit(void **state, uint32_t culprit)
         assert_true(deaths < 20);
         if (b->suspect) {
             struct batch *none = NULL;
-            assert_int_equal(must(planner_next(t.p, 0, 0, &none, &err)), 0); /* runs alone */
-            assert_int_equal(must(planner_next(t.p, 0, 1, &none, &err)), 0);
+            assert_int_equal(
+                must(planner_next(t.p, planner_all(0), 0, &none, &err)), 0); /* runs alone */
+            assert_int_equal(must(planner_next(t.p, planner_all(0), 1, &none, &err)), 0);
             assert_true(planner_isolating(t.p, 0));
         }
         if (!kills(b, culprit)) {
@@ -326,7 +327,8 @@ static void find_culprit(void **state, uint32_t culprit)
             end_batch(&t, &b, ASSAY_EKILLED);
         } else {
             assert_null(b);
-            assert_int_equal(must(planner_next(t.p, 0, 0, &b, &err)), 0); /* others are in flight */
+            assert_int_equal(
+                must(planner_next(t.p, planner_all(0), 0, &b, &err)), 0); /* others are in flight */
         }
     }
     assert_int_equal(blamed, 1);
@@ -579,9 +581,119 @@ static void test_a_lane_that_goes(void **state)
     planner_free(&t.p);
 }
 
+/* ---- homes ---- */
+
+/* A job whose row i is of the session 1 + i % 3. */
+static int64_t plan_sessions(struct planned *t, struct homes *h, const char *key, uint32_t n)
+{
+    struct err err;
+    int64_t job = put_job(t->f->s, key, 0, n, 10), *sessions = calloc(n, sizeof *sessions);
+    for (uint32_t i = 0; i < n; i++)
+        sessions[i] = 1 + i % 3;
+    homes_expect(h, job, &sessions, n);
+    assert_null(sessions);
+    must(planner_job_changed(t->p, job, &err));
+    return job;
+}
+
+static struct batch *next_for(struct planned *t, uint32_t homes)
+{
+    struct err err;
+    struct batch *b = NULL;
+    must(planner_next(t->p, (struct choice){0, homes}, 1, &b, &err));
+    return b;
+}
+
+/* Ends the batch; its rows are those of the job with these indexes. */
+static void check_rows(
+    struct planned *t, struct batch *b, int64_t job, const uint32_t *i, uint32_t n)
+{
+    assert_non_null(b);
+    assert_int_equal(b->n_rows, n);
+    for (uint32_t k = 0; k < n; k++)
+        assert_int_equal(b->rows[k]->row_id, row_id_of(job, i[k]));
+    end_batch(t, &b, 0);
+}
+
+static void test_rows_wait_for_their_homes(void **state)
+{
+    struct planned t = start(state, 50, 64);
+    struct homes *h = homes_new();
+    planner_use_homes(t.p, h, 2);
+    for (int64_t session = 1; session <= 3; session++)
+        homes_open(h, session);
+    homes_went(h, 2, 0, 1);
+    homes_went(h, 3, 0, 2);
+    homes_went(h, 1, 1, 2); /* in another lane */
+    int64_t job = plan_sessions(&t, h, "a", 12);
+    struct batch *b = next_for(&t, HOMES_BIT(2));
+    check_rows(&t, b, job, (const uint32_t[]){2, 5, 8, 11}, 4);
+    assert_null(next_for(&t, HOMES_BIT(2)));
+    b = next_for(&t, HOMES_BIT(0) | HOMES_BIT(1));
+    check_rows(&t, b, job, (const uint32_t[]){0, 1, 3, 4, 6}, 5);
+    homes_went(h, 1, 0, 2); /* those of it that were read without a home wait for this one now */
+    b = next_for(&t, HOMES_BIT(0) | HOMES_BIT(1));
+    check_rows(&t, b, job, (const uint32_t[]){7, 10}, 2);
+    b = next_for(&t, HOMES_ANY);
+    check_rows(&t, b, job, (const uint32_t[]){9}, 1);
+    assert_null(next_for(&t, HOMES_ANY));
+    assert_int_equal(homes_session_of(h, row_id_of(job, 0)), 0);
+    planner_free(&t.p);
+    homes_free(&h);
+}
+
+/* A job with nothing for a replica leaves its turn to the next. A batch that comes again has no
+ * home. */
+static void test_who_has_no_row_for_it_is_passed_over(void **state)
+{
+    struct err err;
+    struct planned t = start(state, 100, 64);
+    struct homes *h = homes_new();
+    planner_use_homes(t.p, h, 2);
+    homes_open(h, 1);
+    homes_went(h, 1, 0, 1);
+    int64_t job = plan_sessions(&t, h, "a", 1), other = put_job(t.f->s, "b", 0, 1, 10);
+    must(planner_job_changed(t.p, other, &err));
+    check_rows(&t, next_for(&t, HOMES_BIT(0) | HOMES_BIT(2)), other, (const uint32_t[]){0}, 1);
+    struct batch *b = next_for(&t, HOMES_BIT(0) | HOMES_BIT(1));
+    assert_int_equal(planner_lost(t.p, &b, 0), 0);
+    check_rows(&t, next_for(&t, HOMES_BIT(0) | HOMES_BIT(2)), job, (const uint32_t[]){0}, 1);
+    planner_free(&t.p);
+    homes_free(&h);
+}
+
+static void test_forks_go_their_own_ways(void **unused)
+{
+    struct homes *h = homes_new(), *none = NULL;
+    (void)unused;
+    homes_open(h, 1);
+    homes_fork(h, 1, 2);
+    homes_fork(h, 1, 3);
+    assert_int_equal(homes_find(h, 3, 0), 0);
+    homes_went(h, 2, 0, 4); /* the first one decides */
+    for (int64_t session = 1; session <= 3; session++)
+        assert_int_equal(homes_find(h, session, 0), 4);
+    homes_went(h, 3, 0, 5);
+    homes_fork(h, 3, 6);
+    homes_close(h, 2);
+    assert_int_equal(homes_find(h, 1, 0), 4);
+    assert_int_equal(homes_find(h, 2, 0), 0);
+    assert_int_equal(homes_find(h, 6, 0), 5);
+    assert_int_equal(homes_find(h, 6, 1), 0);
+    homes_went(h, 2, 0, 5); /* it is closed */
+    homes_fork(h, 2, 7);
+    assert_int_equal(homes_find(h, 7, 0), 0);
+    homes_free(&h);
+    homes_open(none, 1);
+    assert_int_equal(homes_find(none, 1, 0), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_forks_go_their_own_ways),
+        cmocka_unit_test_setup_teardown(test_rows_wait_for_their_homes, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_who_has_no_row_for_it_is_passed_over, setup, teardown),
         cmocka_unit_test_setup_teardown(test_fills_batches_in_order, setup, teardown),
         cmocka_unit_test_setup_teardown(test_limits_of_a_batch, setup, teardown),
         cmocka_unit_test_setup_teardown(test_first_batches_are_small, setup, teardown),

@@ -39,7 +39,7 @@ static void test_many_jobs_share_the_window(void **state)
     struct batch *b = NULL;
     static uint8_t given[JOBS][ROWS];
     size_t n = 0, most = 0;
-    while (must(planner_next(p, 0, 1, &b, &err)) == 1) {
+    while (must(planner_next(p, planner_all(0), 1, &b, &err)) == 1) {
         most = rows_held(p) > most ? rows_held(p) : most;
         for (uint32_t i = 0; i < b->n_rows; i++, n++) {
             int64_t id = b->rows[i]->row_id;
@@ -66,7 +66,7 @@ static void test_one_job_has_all_of_it(void **state)
         .slot_tokens = 1 << 20};
     must(planner_new(&p, f->s, &limits, &err));
     must(planner_job_changed(p, put_job(f->s, "k", 0, 2000, 5), &err));
-    must(planner_next(p, 0, 1, &b, &err));
+    must(planner_next(p, planner_all(0), 1, &b, &err));
     batch_free(&b);
     assert_int_equal(rows_held(p), 64 + PLANNER_WINDOW - 100); /* the length is known from 64 on */
     planner_free(&p);

@@ -221,7 +221,7 @@ static struct batch *next(struct planner *p)
 {
     struct err err;
     struct batch *b;
-    if (must(planner_next(p, 0, 1, &b, &err)) == 0)
+    if (must(planner_next(p, planner_all(0), 1, &b, &err)) == 0)
         return NULL;
     check_batch(b);
     return b;

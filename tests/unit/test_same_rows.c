@@ -57,7 +57,7 @@ static struct batch *next(struct planned *t)
 {
     struct err err;
     struct batch *b = NULL;
-    must(planner_next(t->p, 0, 1, &b, &err));
+    must(planner_next(t->p, planner_all(0), 1, &b, &err));
     return b;
 }
 

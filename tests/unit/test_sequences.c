@@ -121,7 +121,7 @@ static struct batch *next(struct planner *p)
 {
     struct err err;
     struct batch *b;
-    return must(planner_next(p, 0, 1, &b, &err)) == 1 ? b : NULL;
+    return must(planner_next(p, planner_all(0), 1, &b, &err)) == 1 ? b : NULL;
 }
 
 static void parts_fill_batches(void **state)

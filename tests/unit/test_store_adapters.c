@@ -243,25 +243,25 @@ static void lost_batches_wait_for_their_adapter(void **state)
     int64_t job = JOB(f->s, "job", "x", "x"), other = JOB(f->s, "other", "y");
     must(store_pause(f->s, other, 1, &err));
     must(planner_new(&p, f->s, &limits, &err));
-    assert_int_equal(must(planner_next(p, 0, 1, &b, &err)), 1);
+    assert_int_equal(must(planner_next(p, planner_all(0), 1, &b, &err)), 1);
     assert_int_equal(b->n_rows, 2);
     assert_int_equal(row_job(b->rows[0]->row_id), job);
     list = less;
     change_list(f);
     must(planner_job_changed(p, job, &err));
     assert_int_equal(planner_lost(p, &b, 0), 0);
-    assert_int_equal(must(planner_next(p, 0, 1, &b, &err)), 0);
+    assert_int_equal(must(planner_next(p, planner_all(0), 1, &b, &err)), 0);
     list = all;
     change_list(f);
     must(planner_job_changed(p, job, &err));
     for (int round = 0; round < 2; round++) {
-        assert_int_equal(must(planner_next(p, 0, 1, &b, &err)), 1);
+        assert_int_equal(must(planner_next(p, planner_all(0), 1, &b, &err)), 1);
         assert_int_equal(b->n_rows, 2);
         for (uint32_t i = 0; i < 2; i++)
             assert_int_equal(row_index(b->rows[i]->row_id), 2 * round + (int)i);
         batch_free(&b);
     }
-    assert_int_equal(must(planner_next(p, 0, 1, &b, &err)), 0);
+    assert_int_equal(must(planner_next(p, planner_all(0), 1, &b, &err)), 0);
     planner_free(&p);
 }
 
