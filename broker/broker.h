@@ -111,6 +111,7 @@ struct broker {
     struct store *store;
     struct score_cache *cache; /* NULL: not used, or given up */
     struct dedupe *dedupe;     /* NULL: --no-dedupe */
+    struct homes *homes;       /* of sessions; NULL: each would be the same, or of no use */
     struct planner *planner;
     /* [n_groups] NULL where the model of that number is gone */
     struct group *groups[BROKER_MODELS * OPTIONS_MAX_REPLICAS];

@@ -19,6 +19,40 @@ static uint32_t in_flight(const struct broker *b, int group)
     return n;
 }
 
+/* ---- homes ---- */
+
+static uint32_t home_of(const struct broker *b, int group)
+{
+    return 1 + (uint32_t)(group % b->options->replicas);
+}
+
+/* Whether group g may take what has its home at the other (homes.h). */
+static int may_take_of(const struct broker *b, int g, int other)
+{
+    const struct group *home = b->groups[other];
+    return !home || !group_takes_batches(home) ||
+           (group_in_flight(b->groups[g]) == 0 && group_in_flight(home) > HOMES_AHEAD);
+}
+
+/* The rows that group g may take. */
+static struct choice choice_for(const struct broker *b, int g)
+{
+    int copies = b->options->replicas, first = g / copies * copies;
+    struct choice c = {served_of_group(b, g)->number, HOMES_BIT(0) | HOMES_BIT(home_of(b, g))};
+    for (int other = first; other < first + copies; other++)
+        if (other != g && may_take_of(b, g, other))
+            c.homes |= HOMES_BIT(home_of(b, other));
+    return c;
+}
+
+static void note_homes(const struct broker *b, int g, const struct batch *batch)
+{
+    for (uint32_t i = 0; b->homes && i < batch->n_rows; i++)
+        homes_went(b->homes, batch->rows[i]->session, batch->lane, home_of(b, g));
+}
+
+/* ---- batches ---- */
+
 static void write_start(struct broker *b, int g, struct batch *batch)
 {
     struct err e = {0};
@@ -50,6 +84,7 @@ static int send_out(struct broker *b, int g, struct batch **batch, struct err *e
     int rc = name_adapters(b, *batch);
     if (rc == 1) {
         write_start(b, g, *batch);
+        note_homes(b, g, *batch);
         rc = group_run(b->groups[g], batch, &why);
     }
     if (rc == 0)
@@ -67,8 +102,7 @@ static int dispatch_one(struct broker *b, int g, struct err *e)
     struct batch *batch = NULL;
     if (!b->groups[g] || group_free_slots(b->groups[g]) == 0 || b->held.first)
         return 0;
-    uint32_t lane = served_of_group(b, g)->number;
-    int rc = planner_next(b->planner, planner_all(lane), in_flight(b, g) == 0, &batch, e);
+    int rc = planner_next(b->planner, choice_for(b, g), in_flight(b, g) == 0, &batch, e);
     return rc == 1 ? send_out(b, g, &batch, e) : rc;
 }
 

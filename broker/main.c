@@ -208,6 +208,8 @@ static int open_groups(struct broker *b, struct err *e)
     open_dedupe(b);
     if (rc == 0)
         planner_use_dedupe(b->planner, b->dedupe);
+    if (rc == 0 && b->homes)
+        planner_use_homes(b->planner, b->homes, (uint32_t)b->options->replicas);
     for (int k = 0; rc == 0 && k < b->options->n_models; k++) {
         limits = served_limits(b, b->models[k]);
         planner_set_limits(b->planner, (uint32_t)k, &limits);
@@ -246,6 +248,7 @@ static void close_broker(struct broker *b)
     score_cache_close(&b->cache);
     waiters_free(&b->waiters);
     sessions_free(&b->sessions);
+    homes_free(&b->homes);
     progress_free(&b->progress);
     outbox_free(&b->outbox);
     if (b->clients)
@@ -343,7 +346,8 @@ int main(int argc, char **argv)
     raise_descriptor_limit();
     keep_memory();
     b.waiters = waiters_new();
-    b.sessions = sessions_new((uint64_t)options.session_bytes, &b.limits);
+    b.homes = options.replicas > 1 && options.kv_cache > 0 ? homes_new() : NULL;
+    b.sessions = sessions_new((uint64_t)options.session_bytes, &b.limits, b.homes);
     rc = resources_check_stack(&e);
     if (rc == 0 && sodium_init() < 0)
         rc = err_set(&e, ASSAY_EIO, "libsodium cannot start");

@@ -82,6 +82,7 @@ void message_free(struct message **out)
         connections_let_go(m->kept);
     prepared_release(&m->task.prepared);
     zmq_msg_close(&m->body);
+    free(m->sessions);
     free(m);
     *out = NULL;
 }

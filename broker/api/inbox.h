@@ -26,6 +26,8 @@ struct message {
     size_t kept;                  /* bytes counted as put aside */
     struct store_retried retried; /* of a `retry` that goes on in later ticks, */
     uint32_t undone;              /* as of this number of the broker's undone ticks */
+    int64_t *sessions;            /* [n_sessions] whose rows its rows are, of a score of sessions */
+    uint32_t n_sessions;          /* (sched/homes.h); owned; NULL: not kept */
     int is_away;                  /* a thread has it */
     struct message *next;         /* in its line */
     struct message *next_ready;   /* in the list of those whose turn it is */

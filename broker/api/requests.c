@@ -262,8 +262,10 @@ static int on_submit(
     return 0;
 }
 
-static int on_score(struct broker *b, const struct envelope *env, struct prepared *p, struct err *e)
+static int on_score(struct broker *b, struct message *m, struct err *e)
 {
+    const struct envelope *env = &m->envelope;
+    struct prepared *p = &m->task.prepared;
     struct request q = p->request;
     char key[40];
     uint8_t random[12];
@@ -292,6 +294,7 @@ static int on_score(struct broker *b, const struct envelope *env, struct prepare
         return rc;
     if (rc == 1)
         kept_add(b, job, NULL);
+    homes_expect(b->homes, job, &m->sessions, m->n_sessions);
     uint32_t timeout_ms = q.timeout_ms ? q.timeout_ms : SCORE_TIMEOUT_MS;
     waiters_add(b, WAIT_SCORE, env, &q, job, now_mono_ms() + timeout_ms);
     return 0;
@@ -318,7 +321,7 @@ static int serve(struct broker *b, struct message *m, struct err *e)
         return on_submit(b, env, p, e);
     case OP_SCORE:
         if (!q->sessions.at)
-            return on_score(b, env, p, e);
+            return on_score(b, m, e);
         rc = session_request_expand(b, m, e);
         return rc == 0 ? REQUEST_AGAIN : rc;
     case OP_RETRY:

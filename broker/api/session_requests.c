@@ -202,6 +202,18 @@ static void expand(struct task *t, const struct preparing *with)
     msg_writer_release(&w);
 }
 
+/* Keeps whose rows the message's will be. */
+static void note_sessions(const struct broker *b, struct message *m)
+{
+    const struct session_work *w = m->task.prepared.work;
+    if (!b->homes)
+        return;
+    m->n_sessions = w->n;
+    m->sessions = xcalloc(w->n, sizeof *m->sessions);
+    for (uint32_t i = 0; i < w->n; i++)
+        m->sessions[i] = w->items[i].key;
+}
+
 int session_request_expand(struct broker *b, struct message *m, struct err *e)
 {
     struct prepared *p = &m->task.prepared;
@@ -212,6 +224,7 @@ int session_request_expand(struct broker *b, struct message *m, struct err *e)
         rc = sessions_begin_score(b->sessions, &p->request, now_mono_ms(), &p->work, e);
     if (rc != 0)
         return rc;
+    note_sessions(b, m);
     if (is_small(p))
         expand(&m->task, NULL);
     else

@@ -36,6 +36,7 @@ struct session_item {
     uint64_t more_bytes;                  /* of an append */
     uint8_t digest[SESSION_DIGEST_BYTES]; /* of what is appended */
     struct session *of;                   /* while the loop ends the request */
+    int64_t key;                          /* the session's, of a score */
 };
 
 struct session_work {

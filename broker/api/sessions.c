@@ -32,6 +32,7 @@ struct sessions {
     int64_t random[64]; /* of which the first n_random are not used yet: a call gives many */
     int n_random;
     const struct request_limits *limits;
+    struct homes *homes; /* NULL: not kept */
 };
 
 /* ---- one session ---- */
@@ -87,6 +88,7 @@ static struct session_row *drop(struct sessions *s, struct session *of)
 {
     struct session_row *row = of->row;
     unlink_session(s, of);
+    homes_close(s->homes, of->key);
     table_remove(&s->by_key, of->key);
     s->bytes -= SESSION_BYTES + row->bytes.len;
     free(of);
@@ -219,8 +221,10 @@ int sessions_open(struct sessions *s, const struct request *q, struct session_ro
         rc = session_check_room("row", s->bytes, SESSION_BYTES + q->row.len, s->max_bytes, e);
     if (rc != 0)
         return rc;
-    write_name(names, add(s, *row, now_ms));
+    const struct session *of = add(s, *row, now_ms);
     *row = NULL;
+    homes_open(s->homes, of->key);
+    write_name(names, of);
     return 0;
 }
 
@@ -236,8 +240,11 @@ int sessions_fork(struct sessions *s, const struct request *q, long long now_ms,
     if (rc != 0)
         return rc;
     use_again(s, of, now_ms);
-    for (uint32_t i = 0; i < q->n; i++)
-        write_name(names, add(s, session_row_use(of->row), now_ms));
+    for (uint32_t i = 0; i < q->n; i++) {
+        const struct session *fork = add(s, session_row_use(of->row), now_ms);
+        homes_fork(s->homes, of->key, fork->key);
+        write_name(names, fork);
+    }
     return 0;
 }
 
@@ -368,6 +375,7 @@ static int take_scored(struct sessions *s, struct session_work *w, uint32_t i, s
         return at_item("sessions", i, rc, e);
     use_again(s, of, now_ms);
     w->items[i].row = session_row_use(of->row);
+    w->items[i].key = of->key;
     w->bytes += session_work_written(of->row, name.len);
     if (w->bytes + SESSION_BYTES <= s->limits->max_message_bytes)
         return 0;
@@ -392,11 +400,13 @@ int sessions_begin_score(struct sessions *s, const struct request *q, long long 
 
 /* ---- all ---- */
 
-struct sessions *sessions_new(uint64_t max_bytes, const struct request_limits *limits)
+struct sessions *sessions_new(
+    uint64_t max_bytes, const struct request_limits *limits, struct homes *homes)
 {
     struct sessions *s = xcalloc(1, sizeof *s);
     s->max_bytes = max_bytes;
     s->limits = limits;
+    s->homes = homes;
     return s;
 }
 

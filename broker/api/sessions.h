@@ -15,12 +15,14 @@
  * closed.
  *
  * Rows are shared, so a fork copies none. What takes long is done apart from the loop
- * (session_work.h).
+ * (session_work.h). Where several replicas have KV caches, each session has one that its rows are
+ * best computed by (sched/homes.h).
  * LIMITS: an append copies the whole row. Rows of one append are there twice for a moment. */
 #ifndef ASSAY_SESSIONS_H
 #define ASSAY_SESSIONS_H
 
 #include "broker/api/session_work.h"
+#include "broker/sched/homes.h"
 #include "schema/request.h"
 
 #define SESSION_IDLE_MS (60 * 60 * 1000ll)
@@ -28,9 +30,10 @@
 
 struct sessions;
 
+/* limits, homes: borrowed; homes may be NULL. */
 struct sessions *sessions_new(
-    uint64_t max_bytes, const struct request_limits *limits); /* borrowed */
-void sessions_free(struct sessions **s);                      /* NULL-safe */
+    uint64_t max_bytes, const struct request_limits *limits, struct homes *homes);
+void sessions_free(struct sessions **s); /* NULL-safe */
 
 /* Each handles a decoded request of its op at now_ms (monotonic). Returns 0; or a code with *e, and
  * nothing has changed: ASSAY_ENOSESSION, ASSAY_ESTATE (the name is of an earlier row),

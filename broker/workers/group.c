@@ -493,9 +493,14 @@ int group_is_empty(const struct group *g)
     return g->in_flight.n == 0 && !g->ended;
 }
 
+int group_takes_batches(const struct group *g)
+{
+    return g->state == GROUP_READY && !g->reloads;
+}
+
 uint32_t group_free_slots(const struct group *g)
 {
-    return g->state == GROUP_READY && !g->reloads ? stage_free_slots(g->stage) : 0;
+    return group_takes_batches(g) ? stage_free_slots(g->stage) : 0;
 }
 
 /* ---- adapters ---- */

@@ -97,6 +97,7 @@ enum group_state group_state(const struct group *g);
 const char *group_state_name(enum group_state state); /* "starting", "ready", "dead", "draining" */
 uint64_t group_incarnation(const struct group *g);
 uint32_t group_in_flight(const struct group *g);
+int group_takes_batches(const struct group *g);   /* when it has a free slot */
 int group_is_empty(const struct group *g);        /* it has no batch, and group_take gives none */
 uint32_t group_free_slots(const struct group *g); /* 0 unless READY */
 const struct group_rank_info *group_ranks(const struct group *g, uint32_t *n);

@@ -56,7 +56,7 @@ static inline int run_broker(const struct scene *s, int kbytes)
     b.models[0] = &model;
     b.admit.model = &model.info;
     b.limits = (struct request_limits){1 << 20, 10000, 1000};
-    b.sessions = sessions_new(1 << 20, &b.limits);
+    b.sessions = sessions_new(1 << 20, &b.limits, NULL);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     log_init("test", -1, LOG_LEVEL_ERROR);
     must(store_open(&b.store, s->dir, &store, &err));

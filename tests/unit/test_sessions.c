@@ -17,7 +17,7 @@ struct scene {
 static int setup(void **state)
 {
     struct scene *c = calloc(1, sizeof *c);
-    c->s = sessions_new(MAX_BYTES, &limits);
+    c->s = sessions_new(MAX_BYTES, &limits, NULL);
     msg_writer_init(&c->out);
     *state = c;
     return 0;
@@ -342,7 +342,7 @@ static void messages_have_a_bound(void **state)
     struct scene *c = *state;
     char name[40], text[1200], more[801];
     sessions_free(&c->s);
-    c->s = sessions_new(1 << 20, &limits);
+    c->s = sessions_new(1 << 20, &limits, NULL);
     memset(more, 'a', 800);
     more[800] = '\0';
     open_row(c, "{'text':''}", name);
