@@ -78,6 +78,8 @@ void ask_begin_rows(const struct ask *ask, struct row_options *o)
 {
     if (ask->row_id >= 0)
         msg_int(row_options_add(o, "id"), ask->row_id);
+    if (ask->names_model && ask->asks.model != &ask->card->models[0])
+        msg_str(row_options_add(o, "model"), ask->asks.model->name);
     if (ask->asks.adapter)
         msg_str(row_options_add(o, "adapter"), ask->asks.adapter);
 }

@@ -28,6 +28,7 @@ struct ask {
     struct card_choice asks; /* the model that scores, perhaps with an adapter */
     char *model;             /* its name to give back: the one that was asked with; owned */
     int64_t row_id;          /* of every row, to know it by; -1: none */
+    int names_model;         /* rows that are not for the first model say for which */
     struct rows rows;
     int is_base64;     /* values as base64 of float32, little-endian */
     int is_sglang;     /* SGLang's body, and so its reply */

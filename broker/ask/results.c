@@ -157,3 +157,14 @@ int results_read(struct row_result *out, uint32_t n, struct slice rows, struct e
         row_result_release(&out[i]);
     return rc == 0 ? 0 : ASSAY_EBADMSG;
 }
+
+int results_of_json(struct row_result *out, const json_t *row, struct err *e)
+{
+    struct msg_writer w;
+    msg_writer_init(&w);
+    msg_array(&w, 1);
+    msg_json(&w, row);
+    int rc = results_read(out, 1, (struct slice){(const uint8_t *)w.buffer.data, w.buffer.size}, e);
+    msg_writer_release(&w);
+    return rc;
+}

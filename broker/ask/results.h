@@ -2,6 +2,8 @@
 #ifndef ASSAY_ASK_RESULTS_H
 #define ASSAY_ASK_RESULTS_H
 
+#include <jansson.h>
+
 #include "schema/msg.h"
 
 /* One row's values: n positions of `width` each. A score is one position of one value; a score of
@@ -22,6 +24,9 @@ void row_result_release(struct row_result *r);
 /* Reads the broker's `rows`, exactly n of them. Returns 0, or ASSAY_EBADMSG: then nothing is read
  * that must be released. */
 int results_read(struct row_result *out, uint32_t n, struct slice rows, struct err *e);
+
+/* Reads one row that is JSON. Returns 0, or ASSAY_EBADMSG with nothing to release. */
+int results_of_json(struct row_result *out, const json_t *row, struct err *e);
 
 /* How many rows there are; 0 where that cannot be read. */
 uint32_t results_count(struct slice rows);

@@ -25,6 +25,15 @@ void rows_release(struct rows *rows)
     *rows = (struct rows){0};
 }
 
+void rows_drop_bytes(struct rows *rows)
+{
+    msg_writer_release(&rows->bytes);
+    msg_writer_init(&rows->bytes);
+    free(rows->all);
+    rows->all = NULL;
+    rows->room = 0;
+}
+
 void row_options_init(struct row_options *o)
 {
     *o = (struct row_options){0};

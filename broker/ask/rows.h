@@ -30,6 +30,8 @@ struct rows {
 
 void rows_init(struct rows *rows);
 void rows_release(struct rows *rows);
+/* Frees the bytes, which were sent, and not the number of rows. */
+void rows_drop_bytes(struct rows *rows);
 
 /* What every row of a request says of how it is scored: fields that are written once, in front of
  * each row's own. */

@@ -80,6 +80,8 @@ enum cli_option {
     CLI_KEEP_DATA,
     CLI_FORCE,
     CLI_MODELS,
+    CLI_FORMAT,
+    CLI_SERVED_NAME,
     CLI_OPTION_COUNT
 };
 
@@ -97,8 +99,8 @@ struct cli {
     const struct cli_verb *verbs; /* all verbs; the last one has no name */
 };
 
-/* CLI_ADAPTER: an adapter may follow the operand. */
-enum cli_need { CLI_OPERAND = 1, CLI_NO_BROKER = 2, CLI_ADAPTER = 4 };
+/* CLI_ADAPTER: an adapter may follow the operand; CLI_OUTPUT_TOO: the output may, instead of -o. */
+enum cli_need { CLI_OPERAND = 1, CLI_NO_BROKER = 2, CLI_ADAPTER = 4, CLI_OUTPUT_TOO = 8 };
 #define CLI_ADAPTER_OPERAND " [NAME=DIR|NAME]"
 
 struct cli_verb {
@@ -147,6 +149,11 @@ int cli_path(char *out, size_t size, const char *fmt, ...) __attribute__((format
 
 /* Sets *dir to --data or its default. Returns 0, or EX_USAGE after printing an error to stderr. */
 int cli_data_dir(const struct cli *c, const char **dir);
+
+/* format.c: is it --format openai-batch? And refuses options that do not go with the format; returns 0
+ * or EX_USAGE. */
+int cli_is_batch(const struct cli *c);
+int cli_check_format(const struct cli *c);
 
 /* help.c */
 #define CLI_ABOUT "score text with reward models, through a queue that loses nothing"

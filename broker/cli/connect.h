@@ -2,6 +2,7 @@
 #ifndef ASSAY_CONNECT_H
 #define ASSAY_CONNECT_H
 
+#include "broker/ask/card.h"
 #include "broker/cli/cli.h"
 #include "broker/cli/client.h"
 #include "broker/cli/signals.h"
@@ -26,5 +27,9 @@ int cli_list_jobs(struct client *client, int64_t after, json_t *jobs, struct err
 /* Makes a key that is the same for the same input, output and model, or a random one for stdin.
  * key: 64 bytes. Returns 0 or an exit code. */
 int cli_default_key(const struct cli *c, char *key, size_t size);
+
+/* format.c, with --format openai-batch: what the broker says of its models, with the names that lines may call the first by. Returns 0 and
+ * *card, which the caller releases, or a code. */
+int cli_card(const struct cli *c, struct client *client, struct card **card, struct err *e);
 
 #endif

@@ -16,6 +16,7 @@ void feeder_release(struct feeder *f)
 {
     msg_writer_release(&f->rows);
     json_decref(f->served);
+    line_release(&f->held);
 }
 
 #define SMALL_BYTES 16384   /* a quarter of the smallest message limit that a broker can have */
@@ -119,8 +120,25 @@ static void take_line(struct feeder *f, struct line *line)
         msg_raw(&f->rows, good ? line->row : lines_refused(f->lines, line));
     if (f->on_line)
         f->on_line(f->on_line_arg, line, good ? f->n_rows + f->n : -1);
-    f->n += is_row;
+    f->n += is_row ? (int)(good ? line->n_rows : 1) : 0;
     f->n_bad += !good;
+}
+
+/* The next line: the one that was held, or one that is read. */
+static int next_line(struct feeder *f, struct line *line, struct err *e)
+{
+    if (!f->is_held)
+        return lines_next(f->lines, line, e);
+    *line = f->held;
+    f->held = (struct line){0};
+    f->is_held = 0;
+    return 1;
+}
+
+/* Has the line too many rows for the chunk that is begun? */
+static int is_too_many(const struct feeder *f, const struct line *line)
+{
+    return line->n_rows > 1 && f->n > 0 && f->n + (int64_t)line->n_rows > FEEDER_ROWS;
 }
 
 /* Gathers lines into f->rows until the chunk is full. Returns 1 if it is, 0 at the end of the
@@ -132,8 +150,13 @@ static int gather(struct feeder *f, struct err *e)
     while (f->n < FEEDER_ROWS && f->rows.buffer.size < chunk_bytes(f)) {
         if (n_lines++ == FEEDER_LINES)
             return 2;
-        if ((got = lines_next(f->lines, &line, e)) != 1)
+        if ((got = next_line(f, &line, e)) != 1)
             return got;
+        if (is_too_many(f, &line)) {
+            f->held = line;
+            f->is_held = 1;
+            return 1;
+        }
         int rc = check_size(f, &line, e);
         if (rc == 0)
             rc = check_model(f, &line, e);

@@ -3,7 +3,7 @@
  * Chunk borders depend on the input alone, so the same input sent again under the same key makes
  * the same chunks: the broker answers each as before and stores nothing twice. A chunk ends at
  * FEEDER_ROWS rows or FEEDER_BYTES bytes, or at a quarter of the broker's message limit if that is
- * less. A row that fits in no message is an error of its line; so is one whose column `model` names
+ * less; a line of several rows is in one chunk, by itself where it has more rows than that. A row that fits in no message is an error of its line; so is one whose column `model` names
  * another of the broker's models than the one that scores it. */
 #ifndef ASSAY_FEEDER_H
 #define ASSAY_FEEDER_H
@@ -40,6 +40,8 @@ struct feeder {
     int done;           /* the broker reported the job finished */
     int cancelled;      /* the broker reported the job cancelled: no row will be scored */
     int lost;           /* the job was purged, and its key is another job's */
+    struct line held;   /* read, and not in the chunk, where its rows have no room .. */
+    int is_held;        /* .. if there is one */
     int n;              /* rows gathered for the chunk that the broker has not taken yet */
     int is_full;        /* the gathered chunk is ready to be sent */
     int end;            /* the gathered chunk is the last */

@@ -20,6 +20,8 @@ struct lines {
     struct msg_writer row;
     const char *pool, *activation;
     long step_token;
+    int is_batch; /* --format openai-batch */
+    struct card *card;
     json_t *options; /* what the others say of every row, under the names of a row's fields */
 };
 
@@ -95,7 +97,8 @@ int lines_open(struct lines **out, const struct cli *c)
     }
     if (rc == 0 && jsonl_look(l->file, &e) != 0)
         rc = cli_fail(&e);
-    if (rc == 0)
+    l->is_batch = cli_is_batch(c);
+    if (rc == 0 && !l->is_batch)
         jsonl_forgive(l->file, columns_is_read, columns_is_id);
     *out = l;
     if (rc != 0)
@@ -114,6 +117,11 @@ void lines_close(struct lines **out)
     free(l->ids);
     free(l);
     *out = NULL;
+}
+
+void lines_set_card(struct lines *l, struct card *card)
+{
+    l->card = card;
 }
 
 const struct stat *lines_opened(const struct lines *l)
@@ -375,13 +383,30 @@ struct slice lines_refused(struct lines *l, const struct line *line)
     return (struct slice){(const uint8_t *)l->row.buffer.data, l->row.buffer.size};
 }
 
+/* The line as a request. Its object is not kept. */
+static int take_request(struct lines *l, const struct jsonl_line *raw, struct line *line)
+{
+    *line = (struct line){.number = raw->number, .bytes = raw->bytes, .err = raw->err};
+    if (asked_new(&line->asked, l->card, raw->object, raw->number, &line->err) == 0 && raw->object)
+        line->row = asked_rows(line->asked);
+    const char *id = asked_custom_id(line->asked);
+    line->id = id ? json_string(id) : json_integer(raw->number);
+    line->n_rows = asked_n_rows(line->asked);
+    json_decref(raw->object);
+    json_decref(raw->beginning);
+    return 1;
+}
+
 int lines_next(struct lines *l, struct line *line, struct err *e)
 {
     struct jsonl_line raw;
     int got = jsonl_next(l->file, &raw, e);
     if (got != 1)
         return got;
+    if (l->is_batch)
+        return take_request(l, &raw, line);
     *line = (struct line){.number = raw.number,
+        .n_rows = 1,
         .bytes = raw.bytes,
         .id = json_integer(raw.number),
         .object = raw.object,
@@ -397,5 +422,6 @@ void line_release(struct line *line)
 {
     json_decref(line->id);
     json_decref(line->object);
+    asked_free(&line->asked);
     *line = (struct line){0};
 }

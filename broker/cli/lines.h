@@ -9,6 +9,7 @@
 #include <jansson.h>
 #include <sys/stat.h>
 
+#include "broker/cli/asked.h"
 #include "broker/cli/cli.h"
 #include "schema/msg.h"
 
@@ -21,13 +22,17 @@ struct line {
     json_t *object; /* the parsed line, NULL if it is not an object; owned */
     /* msgpack of the row; absent if the line is bad; valid until the next call */
     struct slice row;
-    struct err err; /* why it is bad */
+    uint32_t n_rows;     /* in it; 1, but for requests */
+    struct asked *asked; /* with --format openai-batch; owned */
+    struct err err;      /* why it is bad */
 };
 
 /* Opens the operand as the input; the options say how rows are pooled (CLI_POOL ..). Returns an EX_
  * code after printing an error to stderr. */
 int lines_open(struct lines **l, const struct cli *c);
 void lines_close(struct lines **l);
+/* With --format openai-batch: what the lines' requests are read under, before the first. Borrowed. */
+void lines_set_card(struct lines *l, struct card *card);
 /* Returns 1 and *line (to be released), 0 at the end, negative when reading failed. */
 int lines_next(struct lines *l, struct line *line, struct err *e);
 void line_release(struct line *line);

@@ -23,7 +23,7 @@ static const enum cli_option score_options[] = {CLI_OUTPUT, CLI_MODEL, CLI_KEY, 
     CLI_DTYPE, CLI_WEIGHTS, CLI_ACTIVATIONS, CLI_HEAD, CLI_LORA, CLI_RECIPE, CLI_TAIL, CLI_TP,
     CLI_PP, CLI_THREADS, CLI_MAX_BATCH_TOKENS, CLI_MAX_LEN, CLI_ACCEPT_MODE, CLI_WORKER,
     CLI_SCORE_CACHE, CLI_KV_CACHE, CLI_NO_DEDUPE, CLI_NO_WAIT, CLI_KEEP_DATA, CLI_FORCE, CLI_MODELS,
-    CLI_OPTION_COUNT};
+    CLI_FORMAT, CLI_SERVED_NAME, CLI_OPTION_COUNT};
 static const enum cli_option submit_options[] = {CLI_KEY, CLI_PRIORITY, CLI_POOL, CLI_ACTIVATION,
     CLI_STEP_TOKEN, CLI_TRUNCATE, CLI_MAX_LENGTH, CLI_TRUNCATION_SIDE, CLI_KEEP_LAST, CLI_SAFE_TEXT,
     CLI_JOIN_CONTENT, CLI_GENERATION_PROMPT, CLI_PAD_RULE, CLI_NO_WAIT, CLI_MODELS,
@@ -80,16 +80,21 @@ static const enum cli_option retry_options[] = {CLI_FAILED, CLI_OPTION_COUNT};
     "still "                                                                                       \
     "hold. An output that is whole, and was made from the same files with the same options, is "   \
     "left "                                                                                        \
-    "as it is; --force scores it again."
+    "as it is; --force scores it again.\n\n"                                                       \
+    "With --format openai-batch each line is a request, {custom_id, method, url, body}, as "       \
+    "vLLM's "                                                                                      \
+    "run-batch and assay-http's batches take them, and its output line is {id, custom_id, "        \
+    "response, error}."
 
 static const struct cli_verb verbs[] = {
-    {"score", "[INPUT.jsonl|-]",
+    {"score", "[INPUT.jsonl|-] [OUTPUT]",
         "Score a JSONL file. After a kill, the same command goes on where it stopped.",
         INPUT_LINES SCORE_RUNS,
         "  assay score rows.jsonl -o scores.jsonl --model ./my-reward-model\n"
         "  assay score rows.jsonl.gz -o scores.jsonl --data /var/lib/assay\n"
-        "  cat rows.jsonl | assay score - -o scores.jsonl.gz --model ./my-reward-model\n",
-        0, score_options, verb_score},
+        "  cat rows.jsonl | assay score - -o scores.jsonl.gz --model ./my-reward-model\n"
+        "  assay score --format openai-batch requests.jsonl answers.jsonl --model ./my-model\n",
+        CLI_OUTPUT_TOO, score_options, verb_score},
     {"submit", "[INPUT.jsonl|-]", "Submit a JSONL file to a running broker as a job, and return.",
         INPUT_LINES,
         "  assay submit rows.jsonl --key monday\n"

@@ -141,6 +141,16 @@ static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
         "of a running broker: the model that scores the rows, by its name; several, with commas "
         "between, score each row (default: the broker's first)",
         NULL},
+    [CLI_FORMAT] = {"format", 0, "FORMAT",
+        "what a line is: a row, or a request of OpenAI's batches, answered as vLLM's run-batch "
+        "does "
+        "(default rows)",
+        "rows openai-batch"},
+    [CLI_SERVED_NAME] = {"served-model-name", 0, "NAMES",
+        "with --format openai-batch: what lines call the model, with commas between (default: "
+        "--model "
+        "as it is given, and the broker's name)",
+        NULL},
     [CLI_FORCE] = {"force", 0, NULL, "score again even if the output is there and whole", NULL},
     [CLI_DIR] = {"dir", 0, "DIR", "write every page into a file of its own in DIR", NULL},
 };
@@ -244,6 +254,8 @@ int cli_parse(struct cli *c, const struct cli_verb *verb, int argc, char **argv)
         return 1;
     if (optind < argc && verb->operand)
         c->operand = argv[optind++];
+    if (optind < argc && verb->needs & CLI_OUTPUT_TOO && !c->value[CLI_OUTPUT])
+        c->value[CLI_OUTPUT] = argv[optind++];
     if (optind < argc && verb->needs & CLI_ADAPTER)
         c->adapter = argv[optind++];
     if (optind < argc)

@@ -25,6 +25,7 @@ static void clear_entry(struct output *o, struct output_entry *entry)
     json_decref(entry->id);
     json_decref(entry->object);
     json_decref(entry->result);
+    asked_free(&entry->asked);
 }
 
 static void clear_entries(struct output *o)
@@ -84,11 +85,16 @@ void output_expect(struct output *o, struct line *line, int64_t i)
 {
     make_room(o);
     struct output_entry *entry = &o->entries[o->end++];
-    *entry = (struct output_entry){.i = o->next_i, .bad = i < 0};
+    *entry = (struct output_entry){.i = o->next_i, .n = i < 0 ? 0 : line->n_rows};
     if (i < 0)
-        entry->result = bad_line(line);
+        entry->result = line->asked ? asked_refusal(line->asked, &line->err) : bad_line(line);
     else
-        o->next_i = i + 1;
+        o->next_i = i + line->n_rows;
+    if (line->asked && i >= 0) {
+        asked_is_sent(line->asked);
+        entry->asked = line->asked;
+        line->asked = NULL;
+    }
     entry->id = line->id;
     line->id = NULL;
     if (o->keep_input) {
@@ -111,7 +117,7 @@ json_t *output_line(const json_t *row, json_t *id)
     return line;
 }
 
-/* Returns the waiting entry of row i. Entries are ordered by i, and a bad line comes just before
+/* Returns the waiting entry that has row i. Entries are ordered by i, and a bad line comes just before
  * the row after it. */
 static struct output_entry *find(struct output *o, int64_t i)
 {
@@ -119,12 +125,12 @@ static struct output_entry *find(struct output *o, int64_t i)
     while (low < high) {
         size_t middle = low + (high - low) / 2;
         const struct output_entry *entry = &o->entries[middle];
-        if (entry->i < i || (entry->i == i && entry->bad))
+        if (entry->i + entry->n <= i)
             low = middle + 1;
         else
             high = middle;
     }
-    return low < o->end && o->entries[low].i == i ? &o->entries[low] : NULL;
+    return low < o->end && o->entries[low].i <= i ? &o->entries[low] : NULL;
 }
 
 static void note_failure(struct output *o, const struct output_entry *entry)
@@ -133,7 +139,8 @@ static void note_failure(struct output *o, const struct output_entry *entry)
     if (json_is_null(error) || o->n_failed++ > 0)
         return;
     char *id = json_dumps(entry->id, JSON_ENCODE_ANY);
-    const char *message = json_string_value(json_object_get(error, "message"));
+    const json_t *inner = json_object_get(error, "error"); /* of a request */
+    const char *message = json_string_value(json_object_get(inner ? inner : error, "message"));
     snprintf(o->first_failure, sizeof o->first_failure, "%.32s: %s", id ? id : "",
         message ? message : "");
     free(id);
@@ -156,8 +163,11 @@ int output_result(struct output *o, int64_t i, json_t *row, struct err *e)
     if (!entry)
         return err_set(e, ASSAY_EINTERNAL,
             "the broker gave a result for row %lld, which is not waited for", (long long)i);
+    int rc = entry->asked ? asked_take(entry->asked, (uint32_t)(i - entry->i), row, e) : 1;
+    if (rc != 1)
+        return rc;
     json_decref(entry->result);
-    entry->result = output_line(row, entry->id);
+    entry->result = entry->asked ? asked_answer(entry->asked) : output_line(row, entry->id);
     return o->by_completion ? write_entry(o, entry, e) : 0;
 }
 

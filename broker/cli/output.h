@@ -15,8 +15,10 @@ struct output_entry {
     json_t *id, *object; /* owned; object only with keep_input */
     size_t bytes;        /* of the object's text */
     json_t *result;      /* the output line, once known; owned */
-    int64_t i;           /* row index; for a bad line, that of the next row */
-    int bad, written;
+    int64_t i;           /* of its first row; for a bad line, that of the next row */
+    uint32_t n;          /* rows; 0: a bad line */
+    struct asked *asked; /* of a request; owned */
+    int written;
 };
 
 struct output {

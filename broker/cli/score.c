@@ -35,6 +35,7 @@ struct score {
     struct waiting waiting;
     int busy; /* the broker takes no rows for now */
     struct run run;
+    struct card *card; /* with --format openai-batch, once the broker answers */
     enum run_end end;
     int is_kept; /* the private broker's directory is */
     int another; /* the job belongs to an earlier run with another input, checkpoint or mode */
@@ -104,6 +105,7 @@ static void begin(struct score *s)
     s->feeder.names_first = !s->cli->value[CLI_MODEL];
     s->feeder.on_line_arg = &s->output;
     s->after = s->got = 0;
+    lines_set_card(s->lines, s->card);
 }
 
 /* Refuses what is a private broker's, where there is none: a running one has its own. */
@@ -133,6 +135,8 @@ static int score_open(struct score *s, int *whole)
     const struct cli *c = s->cli;
     int rc = check_owner(c);
     if (rc == 0)
+        rc = cli_check_format(c);
+    if (rc == 0)
         rc = cli_check_numbers(c);
     if (rc == 0)
         rc = open_files(s, whole);
@@ -159,6 +163,7 @@ static void score_close(struct score *s)
     private_broker_stop(&s->broker);
     output_release(&s->output);
     lines_close(&s->lines);
+    card_release(&s->card);
     s->is_kept = run_close(&s->run, s->end, s->cli->value[CLI_KEEP_DATA] != NULL);
 }
 
@@ -297,7 +302,7 @@ static int fetch(struct score *s, int wait_ms, int *ended, struct err *e)
         rc = tell_what_blocks(s, e);
     if (rc == 0)
         rc = output_flush(&s->output, e);
-    if (s->progress.on && s->progress.total < 0)
+    if (s->progress.on && s->progress.total < 0 && !s->card) /* requests have any number of rows */
         s->progress.total = lines_count(s->lines);
     progress_show(&s->progress, s->got + s->feeder.n_bad, s->output.n_failed, 0);
     return rc;
@@ -343,7 +348,10 @@ static int step(struct score *s, int *ended, struct err *e)
 
 static int transfer(struct score *s, struct err *e)
 {
-    int ended = 0, rc = run_choose_job(&s->run, s->client, e);
+    int ended = 0, rc = cli_is_batch(s->cli) ? cli_card(s->cli, s->client, &s->card, e) : 0;
+    lines_set_card(s->lines, s->card);
+    if (rc == 0)
+        rc = run_choose_job(&s->run, s->client, e);
     if (rc == 0)
         s->end = RUN_FAILED; /* from here on, the run can be continued */
     if (rc == 0 && (rc = check_checkpoint(s, e)) != 0 && s->another)
@@ -386,8 +394,10 @@ static int report(struct score *s)
         cli_say("there are no rows in %s", s->cli->operand ? s->cli->operand : "-");
     if (s->cli->stderr_tty || o->n_failed > 0) {
         name_copies(s, copies, sizeof copies);
-        cli_say("%lld rows, %lld failed%s%s%s", (long long)o->n_written, (long long)o->n_failed,
-            copies, o->n_failed > 0 ? "; the first is row " : "", o->first_failure);
+        const char *what = s->card ? "request" : "row",
+                   *first = s->card ? "; the first is request " : "; the first is row ";
+        cli_say("%lld %ss, %lld failed%s%s%s", (long long)o->n_written, what,
+            (long long)o->n_failed, copies, o->n_failed > 0 ? first : "", o->first_failure);
     }
     s->end = o->n_failed > 0 ? RUN_FAILED : RUN_WHOLE;
     return o->n_failed > 0 ? EX_ROWS_FAILED : EX_OK;

@@ -14,6 +14,7 @@
 static void expect_line(struct output *o, int64_t i)
 {
     struct line line = {.number = i + 1,
+        .n_rows = 1,
         .bytes = LINE_BYTES,
         .id = json_integer(i + 1),
         .object = json_pack("{s:s}", "text", "so")};
