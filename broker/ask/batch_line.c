@@ -39,11 +39,20 @@ static const char *id_in(const json_t *whole)
     return is_text && *id && strlen(id) <= ID_BYTES ? id : NULL;
 }
 
+/* Of /score and /rerank the last word counts, as with vLLM's run-batch. */
+static const struct family *find_family(const char *url)
+{
+    const struct family *family = family_find(url);
+    const char *last = strrchr(url, '/');
+    int is_enough = last && (strcmp(last, "/score") == 0 || strcmp(last, "/rerank") == 0);
+    return family || !is_enough ? family : family_find(last);
+}
+
 static int take_url(struct batch_line *line, const char *endpoint, const char **code, struct err *e)
 {
     const char *url = NULL;
-    int is_text = field_text(line->whole, "url", &url, e) == 1;
-    line->family = is_text && (!endpoint || strcmp(url, endpoint) == 0) ? family_find(url) : NULL;
+    if (field_text(line->whole, "url", &url, e) == 1 && (!endpoint || strcmp(url, endpoint) == 0))
+        line->family = find_family(url);
     if (line->family)
         return 0;
     *code = "invalid_url";
@@ -51,8 +60,8 @@ static int take_url(struct batch_line *line, const char *endpoint, const char **
         return err_field(e, ASSAY_EBADREQ, "url",
             "`url`: expected the batch's endpoint %s, found '%.80s'", endpoint, url ? url : "none");
     return err_field(e, ASSAY_EBADREQ, "url",
-        "`url`: expected /v1/classify, /v1/embeddings, /v1/pooling, /v1/score, /v1/rerank or the "
-        "like, found '%.80s'",
+        "`url`: expected /v1/classify, /v1/embeddings, /v1/pooling, /v1/score or /v1/rerank, found "
+        "'%.80s'",
         url ? url : "none");
 }
 
