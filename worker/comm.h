@@ -1,11 +1,11 @@
-/* comm.h - the sum over a group's ranks, and the barrier at which they wait for each other. A group
- * of one needs no communicator's work; CPU ranks use shared memory.
+/* comm.h - the sum and the maximum over a group's ranks, and the barrier at which they wait for
+ * each other. A group of one needs no communicator's work; CPU ranks use shared memory.
  *
  * All ranks map one segment, which the broker makes (stage_segment_new). All-reduce handles
  * STAGE_COMM_FLOATS floats at a time: each rank writes its part to its own area; after a barrier
- * each rank adds up one share of the piece in rank order 0, 1, 2 .. and publishes it; after a
- * second barrier each rank copies the result. So the bits are the same on every rank and in every
- * run.
+ * each rank adds up one share of the piece in rank order 0, 1, 2 .. (or finds its largest numbers)
+ * and publishes it; after a second barrier each rank copies the result. So the bits are the same on
+ * every rank and in every run.
  *
  * The barrier is a futex on a counter, with a short spin before it unless there are more ranks than
  * cores. If a rank misses the deadline, the waiting process exits: the broker restarts the whole
@@ -34,6 +34,8 @@ void comm_set_deadline(struct comm *c, uint32_t deadline_ms); /* for later barri
 uint32_t comm_rank(const struct comm *c);
 uint32_t comm_size(const struct comm *c);
 void comm_all_reduce(struct comm *c, float *x, uint64_t n); /* in place */
+/* The largest of each, in place; no x is NaN. */
+void comm_all_reduce_max(struct comm *c, float *x, uint64_t n);
 /* Copy rank 0's n bytes to every rank, in place. */
 void comm_share(struct comm *c, void *bytes, size_t n);
 /* Give every rank n bytes from each rank, in rank order: all is [n_ranks * n]. n is at most 4

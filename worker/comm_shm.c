@@ -177,24 +177,34 @@ static void meet(const struct comm *c)
     syscall(SYS_futex, &c->head->meeting, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
-/* Adds up this rank's share [from, to) of a piece in rank order. */
-static void add_share(const struct comm *c, uint64_t from, uint64_t to)
+static void add(float *sum, const float *part, uint64_t n)
 {
-    float *sum = share_of(c, c->rank);
-    for (uint64_t k = from; k < to; k++)
-        sum[k] = part_of(c, 0)[k];
-    for (uint32_t r = 1; r < c->n_ranks; r++) {
-        const float *part = part_of(c, r);
-        for (uint64_t k = from; k < to; k++)
-            sum[k] += part[k];
-    }
+    for (uint64_t k = 0; k < n; k++)
+        sum[k] += part[k];
 }
 
-static void reduce_piece(const struct comm *c, float *x, uint64_t n)
+static void take_larger(float *largest, const float *part, uint64_t n)
+{
+    for (uint64_t k = 0; k < n; k++)
+        largest[k] = part[k] > largest[k] ? part[k] : largest[k];
+}
+
+typedef void reduction(float *into, const float *part, uint64_t n);
+
+/* Reduces this rank's share [from, to) of a piece in rank order. */
+static void reduce_share(const struct comm *c, uint64_t from, uint64_t to, reduction *reduce)
+{
+    float *share = share_of(c, c->rank) + from;
+    memcpy(share, part_of(c, 0) + from, (to - from) * sizeof *share);
+    for (uint32_t r = 1; r < c->n_ranks; r++)
+        reduce(share, part_of(c, r) + from, to - from);
+}
+
+static void reduce_piece(const struct comm *c, float *x, uint64_t n, reduction *reduce)
 {
     memcpy(part_of(c, c->rank), x, n * sizeof *x);
     meet(c);
-    add_share(c, n * c->rank / c->n_ranks, n * (c->rank + 1) / c->n_ranks);
+    reduce_share(c, n * c->rank / c->n_ranks, n * (c->rank + 1) / c->n_ranks, reduce);
     meet(c);
     for (uint32_t r = 0; r < c->n_ranks; r++) {
         uint64_t from = n * r / c->n_ranks, to = n * (r + 1) / c->n_ranks;
@@ -232,10 +242,20 @@ void comm_share(struct comm *c, void *bytes, size_t n)
     }
 }
 
-void comm_all_reduce(struct comm *c, float *x, uint64_t n)
+static void reduce_all(const struct comm *c, float *x, uint64_t n, reduction *reduce)
 {
     if (c->n_ranks == 1)
         return;
     for (uint64_t at = 0; at < n; at += STAGE_COMM_FLOATS)
-        reduce_piece(c, x + at, n - at < STAGE_COMM_FLOATS ? n - at : STAGE_COMM_FLOATS);
+        reduce_piece(c, x + at, n - at < STAGE_COMM_FLOATS ? n - at : STAGE_COMM_FLOATS, reduce);
+}
+
+void comm_all_reduce(struct comm *c, float *x, uint64_t n)
+{
+    reduce_all(c, x, n, add);
+}
+
+void comm_all_reduce_max(struct comm *c, float *x, uint64_t n)
+{
+    reduce_all(c, x, n, take_larger);
 }

@@ -1,5 +1,5 @@
-/* test_comm.c - the sum over ranks, with real processes: the bits of a sum in rank order, and peers
- * that die, stop or never come. */
+/* test_comm.c - the sum and the maximum over ranks, with real processes: the bits of a sum in rank
+ * order, and peers that die, stop or never come. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -42,6 +42,16 @@ static int run_rank(int fd, uint32_t rank, uint32_t n_ranks, uint64_t n, float *
             if (memcmp(&sum, &x[k], sizeof sum) != 0)
                 return 2;
         }
+        for (uint64_t k = 0; k < n; k++)
+            x[k] = part(rank, k, t);
+        comm_all_reduce_max(c, x, n);
+        for (uint64_t k = 0; k < n; k++) {
+            float largest = part(0, k, t);
+            for (uint32_t r = 1; r < n_ranks; r++)
+                largest = part(r, k, t) > largest ? part(r, k, t) : largest;
+            if (memcmp(&largest, &x[k], sizeof largest) != 0)
+                return 4;
+        }
     }
     comm_free(&c);
     return c == NULL ? 0 : 3;
@@ -64,7 +74,7 @@ static void check(uint32_t n_ranks, uint64_t n)
     assert_int_equal(failed, 0);
 }
 
-static void test_sums_in_rank_order(void **unused)
+static void test_sums_in_rank_order_and_maxima(void **unused)
 {
     static const uint32_t ranks[] = {2, 3, 4, 8};
     static const uint64_t sizes[] = {0, 1, 3, 1000, STAGE_COMM_FLOATS - 1, STAGE_COMM_FLOATS,
@@ -249,7 +259,7 @@ static void test_bad_arguments(void **unused)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_sums_in_rank_order),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_sums_in_rank_order_and_maxima),
         cmocka_unit_test(test_alone), cmocka_unit_test(test_shares_and_gathers),
         cmocka_unit_test(test_missing_peers), cmocka_unit_test(test_waiting_is_asleep),
         cmocka_unit_test(test_bad_arguments)};
