@@ -307,18 +307,42 @@ static int take_scale(struct part *p, struct rounding *r, struct err *e)
         t->file, t->name, (double)r->scale);
 }
 
-/* A row's own scale is of the whole row, of which a rank may have a part. */
+/* Whether this rank has every group of columns whole or not at all. */
+static int has_whole_groups(const struct part *p, int64_t group)
+{
+    int64_t end = p->column + p->cols;
+    return p->column % group == 0 && (end % group == 0 || end == p->m->place.cols);
+}
+
+/* Where a rank has a part of the inputs, a scale for each row is of all the ranks' parts; groups
+ * must not be cut. */
+static int check_inputs(const struct loader *l, struct part *p, struct err *e)
+{
+    struct rounding *r = &p->packing.inputs;
+    int is_cut = p->cols < p->m->place.cols;
+    r->is_split = is_cut && r->group == 0;
+    if (r->is_split && l->m->ops->typed)
+        return err_set(e, ASSAY_EUNSUPPORTED,
+            "tp %u does not fit '%.120s': its inputs are rounded by token, and a rank has a part "
+            "of each, which is not built for GPUs; expected tp 1, or --activations weights-only",
+            l->m->n_ranks, p->m->words.name);
+    if (is_cut && r->group > 0 && !has_whole_groups(p, r->group))
+        return err_set(e, ASSAY_EUNSUPPORTED,
+            "tp %u does not fit '%.120s': its inputs are rounded in groups of %lld columns: "
+            "expected each rank's to begin at such a group, found %lld; or --activations "
+            "weights-only",
+            l->m->n_ranks, p->m->words.name, (long long)r->group,
+            (long long)(p->column > 0 ? p->column : p->cols));
+    return 0;
+}
+
 static int take_inputs(const struct loader *l, struct part *p, struct err *e)
 {
     struct rounding *r = &p->packing.inputs;
     *r = l->m->config.quantization.inputs;
-    if (r->how != ROUND_NOT && r->how != ROUND_BY_SCALE && p->cols < p->m->place.cols)
-        return err_set(e, ASSAY_EUNSUPPORTED,
-            "tp %u does not fit '%.120s': its inputs are rounded by token, and a rank has a part "
-            "of "
-            "each; expected tp 1, or --activations weights-only",
-            l->m->n_ranks, p->m->words.name);
-    return r->how == ROUND_BY_SCALE ? take_scale(p, r, e) : 0;
+    return r->how == ROUND_NOT        ? 0
+           : r->how == ROUND_BY_SCALE ? take_scale(p, r, e)
+                                      : check_inputs(l, p, e);
 }
 
 /* ---- views ---- */

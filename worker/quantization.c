@@ -11,6 +11,7 @@
 #include "worker/quantization_fields.h"
 
 #define LEAST_GROUP 8
+#define FP8_LEAST 1e-12f /* inputs are divided by their scale, but never by less */
 
 /* ---- fields ---- */
 
@@ -277,6 +278,8 @@ static int read_fp8_kept(struct model_config *c, const struct json_file *f, stru
     return rc;
 }
 
+/* Inputs have a scale for each token and as many columns as a block of weights has, or the file's
+ * one for all. */
 static int read_fp8(struct model_config *c, const struct json_file *f, struct err *e)
 {
     struct quantization *q = &c->quantization;
@@ -291,8 +294,14 @@ static int read_fp8(struct model_config *c, const struct json_file *f, struct er
         rc = ASSAY_EFORMAT;
     if (rc == 0)
         rc = read_fp8_block(q, f, e);
-    if (strcmp(scheme, "static") == 0)
+    q->of_config = (struct rounding){.how = ROUND_BY_MAGNITUDE,
+        .numbers = PACKED_E4M3,
+        .group = q->group_size,
+        .least = FP8_LEAST};
+    if (strcmp(scheme, "static") == 0) {
+        q->of_config = (struct rounding){.how = ROUND_BY_SCALE, .numbers = PACKED_E4M3};
         q->input_scale_name = "activation_scale";
+    }
     snprintf(q->name, sizeof q->name, "fp8-%s", q->group_rows > 0 ? "blocks" : "tensor");
     return rc == 0 ? read_fp8_kept(c, f, e) : rc;
 }

@@ -144,15 +144,31 @@ static int read_weights(
     return rc == 0 ? read_block(q, f, strategy, e) : rc;
 }
 
-/* Whether rounding by these is built: to 8 bits, by token where dynamic. */
+/* Whether rounding by these is built: to 8 bits; where dynamic by token, or FP8 in groups. */
 static int is_rounding_built(const struct json_file *f, const struct rounding *r, int symmetric)
 {
     const char *strategy = json_string_value(json_object_get(f->object, "strategy"));
-    const char *expected = r->how == ROUND_BY_SCALE ? "tensor" : "token";
+    const char *expected = r->how == ROUND_BY_SCALE ? "tensor" : r->group > 0 ? "group" : "token";
     return strategy && strcmp(strategy, expected) == 0 &&
+           (r->group == 0 || (r->how == ROUND_BY_MAGNITUDE && r->numbers == PACKED_E4M3)) &&
            json_integer_value(json_object_get(f->object, "num_bits")) == 8 &&
            (symmetric || r->numbers != PACKED_E4M3) &&
            !json_is_string(json_object_get(f->object, "scale_dtype"));
+}
+
+/* Columns that share a scale: with the strategy 'group' a number of them, else none. */
+static int read_input_group(
+    struct rounding *r, const struct json_file *f, const char *strategy, struct err *e)
+{
+    struct quantization size = {.group_size = 0};
+    int is_group = strcmp(strategy, "group") == 0, rc = quantization_read_group_size(&size, f, e);
+    r->group = size.group_size;
+    if (rc == 0 && is_group != (r->group > 0))
+        rc = err_set(e, ASSAY_EFORMAT,
+            "%s: %sgroup_size: expected %s with the strategy '%.20s', found %lld", f->file,
+            f->where, is_group ? "a size" : "none", strategy,
+            (long long)(r->group > 0 ? r->group : -1));
+    return rc;
 }
 
 static int read_rounding(struct quantization *q, const struct json_file *f, struct err *e)
@@ -168,6 +184,9 @@ static int read_rounding(struct quantization *q, const struct json_file *f, stru
                                 : symmetric ? ROUND_BY_MAGNITUDE
                                             : ROUND_BY_ROW,
         .numbers = strcmp(type, "float") == 0 ? PACKED_E4M3 : PACKED_SIGNED};
+    int rc = read_input_group(&r, f, strategy, e);
+    if (rc != 0)
+        return rc;
     if (is_rounding_built(f, &r, symmetric))
         q->of_config = r;
     if (is_dynamic)

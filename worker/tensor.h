@@ -45,6 +45,10 @@ struct rounding {
     enum rounding_how how;
     enum packed_numbers numbers; /* PACKED_SIGNED or PACKED_E4M3 */
     float scale, zero;           /* of ROUND_BY_SCALE */
+    /* Columns that share a scale, where "row" above means these; 0: all of them */
+    int64_t group;
+    float least;  /* x is divided by the scale, but never by less; 0: by 2^-23 for a scale of 0 */
+    int is_split; /* the device's ranks have a part of each row: its numbers are of the whole */
 };
 
 struct packing {

@@ -65,9 +65,11 @@ def test_quantized_activations_need_a_choice(name):
 @pytest.mark.parametrize("name, options, words", [
     ("float-fp8-dynamic", [], None), ("float-fp8-static", ["--tp", "2"], None), ("int-int8-static", ["--tp", "2"], None),
     ("pack-int4-dynamic", [], None), ("int-int8-dynamic", [], None),
-    ("float-fp8-dynamic", ["--tp", "2"], ["tp 2 does not fit", "rounded by token", "expected tp 1, or --activations weights-only"]),
-    ("int-int8-dynamic", ["--tp", "2"], ["tp 2 does not fit", "rounded by token", "expected tp 1, or --activations weights-only"]),
-    ("fp8-blocks", [], ["are not built", "expected --activations weights-only"])])
+    ("float-fp8-dynamic", ["--tp", "4"], None), ("int-int8-dynamic", ["--tp", "2"], None), ("fp8-blocks", [], None),
+    ("fp8-tensor", ["--tp", "2"], None), ("fp8-static", ["--tp", "2"], None), ("fp8-token", ["--tp", "4"], None),
+    ("fp8-blocks-whole", ["--tp", "2"], None), ("float-fp8-groups", ["--tp", "2"], None),
+    ("fp8-blocks-whole", ["--tp", "4"], ["tp 4 does not fit", "o_proj", "groups of 128 columns", "found 64", "weights-only"]),
+    ("fp8-blocks", ["--tp", "2"], ["tp 2 does not fit", "groups of 128 columns", "or --activations weights-only"])])
 def test_which_roundings_of_activations_are_built(name, options, words):
     code, said = describe(MODELS / "quantized" / name, "--activations", "as-stored", *options)
     assert code == (78 if words else 0) and all(word in said for word in words or []), said
@@ -81,8 +83,9 @@ def test_a_scale_of_inputs_that_is_none(directory, scale):
     assert code == 78 and "q_proj.input_scale" in said and "expected a positive scale" in said, said
 
 
-def test_rounded_activations_through_the_service(directory):
-    vector = json.loads((ROOT / "tests/vectors/rounded/float-fp8-static.json").read_text())
+@pytest.mark.parametrize("name", ["float-fp8-static", "float-fp8-dynamic", "fp8-blocks-whole", "fp8-token"])
+def test_rounded_activations_through_the_service(directory, name):
+    vector = json.loads((ROOT / f"tests/vectors/rounded/{name}.json").read_text())
     rows = [{"ids": ids_bytes(row["ids"])} for row in vector["rows"]]
     with Broker(directory, model=MODELS / vector["model"], options=["--activations", "as-stored", "--tp", "2"]) as broker:
         with broker.client() as client:

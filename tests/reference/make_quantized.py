@@ -124,6 +124,21 @@ SPECS.update({
     "pack-int4-dynamic": (
         dict(num_hidden_layers=1), compressed(packed(4, 16, True), ["score", "re:.*k_proj"], inputs=inputs("int", "token", symmetric=False)),
         dict(format="pack_quantized", bits=4, group_size=16, zeros=False, scale="BF16"), ["k_proj"], FEW, [None], [1, 2]),
+    "float-fp8-groups": (
+        dict(num_hidden_layers=1, intermediate_size=128),
+        compressed(plain("float", "block", block_structure=[32, 32]), ["score"], format="float-quantized",
+                   inputs=inputs("float", "group", group_size=32, dynamic=True)),
+        dict(format="plain", type="float", block=(32, 32), scale="BF16"), [], FEW, [None], [1, 2]),
+    "fp8-blocks-whole": (
+        dict(LLAMA, hidden_size=256, intermediate_size=256, num_hidden_layers=1), fp8(weight_block_size=[128, 128]),
+        dict(format="plain", type="float", block=(128, 128), scale="F32", scale_name="weight_scale_inv"), [], FEW, [None], [1, 2]),
+    "fp8-token": (
+        dict(QWEN3, head_dim=32, num_hidden_layers=1), fp8(weight_block_size=None, modules_to_not_convert=["score"]),
+        dict(format="plain", type="float", block=(None, None), scale="BF16", scale_name="weight_scale_inv"), [], FEW, [None], [1, 2, 4]),
+    "fp8-static": (
+        dict(LLAMA, intermediate_size=160), fp8(weight_block_size=[64, 32], activation_scheme="static"),
+        dict(format="plain", type="float", block=(64, 32), scale="F32", scale_name="weight_scale_inv", inputs=["activation_scale"]), [],
+        FEW, [None], [1, 2]),
     "int-int8-tensor": (
         dict(num_hidden_layers=1), compressed({**plain("int", "tensor"), "symmetric": False}, ["score"], format="naive-quantized"),
         dict(format="plain", type="int", block=(None, None), zeros=True, scale="F32"), [], FEW, [None], [1, 2]),
@@ -161,12 +176,14 @@ SPECS.update({
 
 # Of which of them vectors/rounded has values with rounded activations, and for how many ranks. Rows are short: where two sums of
 # float32 differ in their last bits a number may round to the other side, which is a step of the 8 bits.
-ROUNDED = {"float-fp8-dynamic": [1], "float-fp8-static": [1, 2], "int-int8-static": [1, 2], "int-int8-dynamic": [1],
-           "pack-int4-dynamic": [1]}
+ROUNDED = {"float-fp8-dynamic": [1, 2, 4], "float-fp8-static": [1, 2], "float-fp8-groups": [1, 2], "int-int8-static": [1, 2],
+           "int-int8-dynamic": [1, 2], "pack-int4-dynamic": [1, 2], "fp8-blocks": [1], "fp8-blocks-whole": [1, 2], "fp8-token": [1, 2, 4],
+           "fp8-static": [1, 2], "fp8-tensor": [1, 2]}
 ROUNDED_LENGTHS = [1, 2, 3, 4, 5, 6, 7, 8]
-# compressed-tensors' scale of symmetric integers by token puts a row's largest magnitude at 127.5, where that happens with about
-# every row: only rows that score alike when sums have another order.
-STEADY = {"int-int8-dynamic": [1, 1, 1, 1, 2, 2, 2, 3]}
+# Of these only rows that score alike when sums have another order: compressed-tensors' scale of symmetric integers by token puts a
+# row's largest magnitude at 127.5, where that happens with about every row, and the others have many numbers to round.
+STEADY = {"int-int8-dynamic": [1, 1, 1, 1, 2, 2, 2, 3],
+          **{name: ROUNDED_LENGTHS for name in ("fp8-blocks", "fp8-blocks-whole", "fp8-token", "fp8-static", "fp8-tensor")}}
 
 
 def fnv(data):
@@ -251,31 +268,82 @@ def round_inputs(model, scheme, stored, hashes):
         module.quantization_status = QuantizationStatus.DECOMPRESSED
 
 
-@contextlib.contextmanager
+def fp8_groups(x, size, scale):
+    """Of inputs in groups of so many columns: e4m3 numbers and scales as transformers' kernels for its FP8 have them. A scale of the
+    file is of all groups."""
+    parts = x.split(size, dim=-1)
+    if scale is not None:
+        scales = [scale] * len(parts)
+        return [(part / scale).clamp(-448, 448).to(torch.float8_e4m3fn) for part in parts], scales
+    scales = [part.abs().amax(-1, keepdim=True) / 448 for part in parts]
+    return [(part / s.clamp(min=1e-12)).clamp(-448, 448).to(torch.float8_e4m3fn) for part, s in zip(parts, scales)], scales
+
+
+def fp8_forward(module, block, tensors):
+    """A linear layer as these kernels compute it, written in PyTorch since they are for GPUs: the product of the e4m3 numbers, block of
+    columns by block of columns, times the scales of inputs and weights."""
+    rows, cols = block or (module.out_features, module.in_features)
+    weight, weight_scale = tensors["weight"].float(), tensors["weight_scale_inv"].float().reshape(-1, -(-module.in_features // cols))
+    each_row = weight_scale.repeat_interleave(rows, 0)[:module.out_features]
+    scale = tensors["activation_scale"].float() if "activation_scale" in tensors else None
+
+    def forward(x):
+        out = 0
+        for k, (q, s) in enumerate(zip(*fp8_groups(x, cols, scale))):
+            out = out + torch.nn.functional.linear(q.float(), weight[:, k * cols:(k + 1) * cols]) * s * each_row[:, k]
+        return out if module.bias is None else out + module.bias
+
+    return forward
+
+
+def round_fp8_inputs(model, quantization, stored, hashes):
+    for name in hashes:
+        module = model.get_submodule(name)
+        tensors = {k.rsplit(".", 1)[1]: v for k, v in stored.items() if k.startswith(f"model.{name}.")}
+        module.forward = fp8_forward(module, quantization["weight_block_size"], tensors)
+
+
 def other_order(at):
     """Products are sums of two parts of their columns."""
-    whole = torch.nn.functional.linear
-
-    def linear(x, weight, bias=None):
+    def change(linear, x, weight, bias=None):
         k = int(x.shape[-1] * at)
-        return whole(x[..., :k], weight[:, :k]) + whole(x[..., k:], weight[:, k:], bias)
+        return linear(x[..., :k], weight[:, :k]) + linear(x[..., k:], weight[:, k:], bias)
+    return change
 
-    torch.nn.functional.linear = linear
+
+def other_bits(seed):
+    """Sums whose last bits are others; those of e4m3 numbers are exact in any order."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def change(linear, x, weight, bias=None):
+        out = linear(x, weight, bias)
+        return out * (1 + torch.randint(-8, 9, out.shape, generator=generator) * 2.0 ** -23)
+    return change
+
+
+@contextlib.contextmanager
+def changed(change):
+    linear = torch.nn.functional.linear
+    torch.nn.functional.linear = lambda *args: change(linear, *args)
     try:
         yield
     finally:
-        torch.nn.functional.linear = whole
+        torch.nn.functional.linear = linear
 
 
-def steady_row(score, draw):
+def is_steady(score, row, changes):
+    values = score(row)
+    for change in changes:
+        with changed(change):
+            if not numpy.allclose(score(row), values, rtol=0, atol=1e-5):
+                return False
+    return True
+
+
+def steady_row(score, draw, changes):
     while True:
         row = draw()
-        values = score(row)
-        for at in (0.25, 0.4, 0.5, 0.75):
-            with other_order(at):
-                if not numpy.allclose(score(row), values, rtol=0, atol=1e-5):
-                    break
-        else:
+        if is_steady(score, row, changes):
             return row
 
 
@@ -283,19 +351,25 @@ def make_rounded(into, name, config, quantization, stored, wide, hashes):
     import compressed_tensors
     rng = numpy.random.default_rng(zlib.crc32(name.encode()) + 2)
     model, head = oracle.trunk_and_head(config, wide)
-    round_inputs(model, quantization["config_groups"]["group_0"], stored, hashes)
+    if quantization["quant_method"] == "fp8":
+        round_fp8_inputs(model, quantization, stored, hashes)
+        rounding = "linear layers in PyTorch after its FP8 kernels for GPUs (kernels-community/finegrained-fp8)"
+    else:
+        round_inputs(model, quantization["config_groups"]["group_0"], stored, hashes)
+        rounding = f"compressed-tensors {compressed_tensors.__version__}'s forward of quantized modules"
 
     def score(row):
         return oracle.pool(config, oracle.logits(model, head, row["ids"]), row["ids"], row.get("pool"))
 
     if name in STEADY:
-        rows = [steady_row(score, lambda: make_models.make_row(config, n, None, rng)) for n in STEADY[name]]
+        changes = [other_bits(i) for i in range(16)] if quantization["quant_method"] == "fp8" else map(other_order, (0.25, 0.4, 0.5, 0.75))
+        changes = list(changes)
+        rows = [steady_row(score, lambda: make_models.make_row(config, n, None, rng), changes) for n in STEADY[name]]
     else:
         rows = [make_models.make_row(config, n, None, rng) for n in ROUNDED_LENGTHS]
     for row in rows:
         row["values"] = make_models.rounded(score(row), 9)
-    how = (f"tests/reference/make_quantized.py; transformers {transformers.__version__} in float32 with compressed-tensors "
-           f"{compressed_tensors.__version__}'s forward of quantized modules")
+    how = f"tests/reference/make_quantized.py; transformers {transformers.__version__} in float32 with {rounding}"
     write_vector(into / "vectors/rounded" / f"{name}.json", {"model": "quantized/" + name, "how": how, "tp": ROUNDED[name]}, rows)
 
 

@@ -121,8 +121,9 @@ static void test_quantized_checkpoints(void **unused)
         "quantized/pack-int4-channel.json", "quantized/gptq-int4-order.json",
         "quantized/awq-int4-kept.json", "quantized/fp8-blocks.json",
         "quantized/int-int8-groups.json", "quantized/float-fp8-tensor.json"};
-    static const char *const rounded[] = {
-        "rounded/float-fp8-static.json", "rounded/int-int8-static.json"};
+    static const char *const rounded[] = {"rounded/float-fp8-static.json",
+        "rounded/int-int8-static.json", "rounded/fp8-blocks.json", "rounded/fp8-static.json",
+        "rounded/fp8-tensor.json"};
     (void)unused;
     check_files(files, sizeof files / sizeof *files);
     activations = "as-stored";

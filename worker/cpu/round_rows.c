@@ -4,8 +4,15 @@
  *     by magnitude, integers: scale = largest magnitude / 127.5
  *     by row, integers:       scale = (largest - smallest) / 255, zero = -128 - smallest / scale
  *     value = (round(clamp(x / scale + zero point)) - zero point) * scale
- * 0 is always among the numbers of a row. Integers are -128 .. 127, e4m3's numbers -448 .. 448.
- * Rounding is to nearest even; NaN stays NaN. */
+ * and as transformers' kernels for its FP8 do it:
+ *     by magnitude, e4m3:     scale = largest magnitude / 448
+ *     value = round(x / (scale or 1e-12, whichever is larger)) * scale
+ * each for a row, or for every group of its columns. 0 is always among the numbers of a row.
+ * Integers are -128 .. 127, e4m3's numbers -448 .. 448. Rounding is to nearest even; NaN stays NaN.
+ *
+ * Where the ranks have a part of each row (is_split), the largest and the smallest number are those
+ * of all ranks' parts: an all-reduce before anything is rounded. So a part is rounded to the bits
+ * that it has in the whole row. */
 #include "worker/cpu/device.h"
 
 #include <string.h>
@@ -42,54 +49,94 @@ static inline float round_e4m3(float x)
     return x + power - power;
 }
 
-/* Sets scale and zero of a row. */
-static void measure(struct rounding *r, const float *x, int64_t n)
+/* What a group's scale and zero point come from: the largest number and the largest negated one,
+ * at least 0. */
+struct bounds {
+    float high, low;
+};
+
+static struct bounds find_bounds(const float *x, int64_t n)
 {
-    float low = 0, high = 0;
+    struct bounds b = {0, 0};
     for (int64_t i = 0; i < n; i++) {
-        low = x[i] < low ? x[i] : low;
-        high = x[i] > high ? x[i] : high;
+        b.low = -x[i] > b.low ? -x[i] : b.low;
+        b.high = x[i] > b.high ? x[i] : b.high;
     }
-    float largest = -low > high ? -low : high;
+    return b;
+}
+
+static void set_scale(struct rounding *r, struct bounds b)
+{
+    float largest = b.low > b.high ? b.low : b.high;
     r->zero = 0;
     if (r->how == ROUND_BY_ROW)
-        r->scale = (high - low) / INT_RANGE;
+        r->scale = (b.high + b.low) / INT_RANGE;
     else
         r->scale = largest / (r->numbers == PACKED_E4M3 ? LARGEST_E4M3 : INT_MAGNITUDE);
     if (r->how == ROUND_BY_ROW && r->scale > 0)
-        r->zero = round_int(LOWEST_INT - low / r->scale);
-    r->scale = r->scale == 0 ? LEAST_SCALE : r->scale;
+        r->zero = round_int(LOWEST_INT + b.low / r->scale);
+    if (r->scale == 0 && r->least == 0)
+        r->scale = LEAST_SCALE;
 }
 
-static void round_row(float *to, const float *x, int64_t n, struct rounding r)
+static void round_group(float *to, const float *x, int64_t n, struct rounding r)
 {
-    if (r.how != ROUND_BY_SCALE)
-        measure(&r, x, n);
+    float by = r.scale < r.least ? r.least : r.scale;
     if (r.numbers == PACKED_E4M3)
         for (int64_t i = 0; i < n; i++)
-            to[i] = round_e4m3(x[i] / r.scale) * r.scale;
+            to[i] = round_e4m3(x[i] / by) * r.scale;
     else
         for (int64_t i = 0; i < n; i++)
-            to[i] = (round_int(x[i] / r.scale + r.zero) - r.zero) * r.scale;
+            to[i] = (round_int(x[i] / by + r.zero) - r.zero) * r.scale;
 }
 
 struct rounding_rows {
     struct tensor to, from;
     const struct rounding *rounding;
+    int64_t group, n_groups;
+    struct bounds *bounds; /* [rows][n_groups] */
 };
 
-static void run_row(void *arg, int64_t row, int thread)
+static int64_t columns_in(const struct rounding_rows *a, int64_t group)
+{
+    return min64(a->group, a->from.cols - group * a->group);
+}
+
+static void measure_row(void *arg, int64_t row, int thread)
 {
     const struct rounding_rows *a = arg;
     (void)thread;
-    round_row(row_of(a->to, row), row_of(a->from, row), a->from.cols, *a->rounding);
+    for (int64_t g = 0; g < a->n_groups; g++)
+        a->bounds[row * a->n_groups + g] =
+            find_bounds(row_of(a->from, row) + g * a->group, columns_in(a, g));
+}
+
+static void round_row(void *arg, int64_t row, int thread)
+{
+    const struct rounding_rows *a = arg;
+    struct rounding r = *a->rounding;
+    (void)thread;
+    for (int64_t g = 0; g < a->n_groups; g++) {
+        int64_t at = g * a->group;
+        if (r.how != ROUND_BY_SCALE)
+            set_scale(&r, a->bounds[row * a->n_groups + g]);
+        round_group(row_of(a->to, row) + at, row_of(a->from, row) + at, columns_in(a, g), r);
+    }
 }
 
 struct tensor cpu_round_rows(struct device *d, struct tensor x, const struct rounding *r)
 {
-    struct rounding_rows a = {.from = x, .rounding = r};
-    a.to = tensor_of(scratch_take(&d->rounded_x, (size_t)(x.rows * x.cols) * sizeof(float)),
-        DTYPE_F32, x.rows, x.cols, x.cols);
-    thread_pool_run(d->pool, run_row, &a, x.rows);
+    struct rounding_rows a = {.from = x, .rounding = r, .group = r->group > 0 ? r->group : x.cols};
+    a.n_groups = (x.cols + a.group - 1) / a.group;
+    size_t numbers = (size_t)(x.rows * x.cols), groups = (size_t)(x.rows * a.n_groups);
+    float *memory =
+        scratch_take(&d->rounded_x, numbers * sizeof *memory + groups * sizeof *a.bounds);
+    a.to = tensor_of(memory, DTYPE_F32, x.rows, x.cols, x.cols);
+    a.bounds = (struct bounds *)(void *)(memory + numbers);
+    if (r->how != ROUND_BY_SCALE)
+        thread_pool_run(d->pool, measure_row, &a, x.rows);
+    if (r->is_split && d->comm)
+        comm_all_reduce_max(d->comm, &a.bounds->high, 2 * (uint64_t)groups);
+    thread_pool_run(d->pool, round_row, &a, x.rows);
     return a.to;
 }
