@@ -2,26 +2,14 @@
  * for each request, so this asks until none is left. */
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 #include "broker/cli/connect.h"
+#include "schema/age.h"
 
-/* Parses an age such as "7d", "12h", "30m" or "0s". Returns 0, or EX_USAGE after an error on
- * stderr. */
 static int read_age(const char *text, int64_t *seconds)
 {
-    static const struct {
-        char unit;
-        int64_t seconds;
-    } units[] = {{'d', 86400}, {'h', 3600}, {'m', 60}, {'s', 1}};
-    char *end;
-    long n = strtol(text, &end, 10);
-    for (size_t i = 0; i < sizeof units / sizeof units[0]; i++)
-        if (*text >= '0' && *text <= '9' && *end == units[i].unit && end[1] == '\0' &&
-            n <= INT32_MAX / units[i].seconds) {
-            *seconds = n * units[i].seconds;
-            return 0;
-        }
+    if (age_read(text, 0, seconds) == 0)
+        return 0;
     return cli_usage(
         "purge: --older-than: expected an age such as 7d, 12h, 30m or 0s, found '%s'", text);
 }
