@@ -11,6 +11,7 @@
  *               (inbox.h), and their rows are written before, a few in each tick (ahead.h).
  *               Rows of chunks that were kept are placed likewise (kept.h)
  *     waiters   answers requests whose rows are done, or whose time is over
+ *     retain    purges jobs that have been over for long
  *     progress  events to subscribers; then purging, and housekeeping about once a second
  *
  * Data for display only (running rows, batch records, rates, workers) joins the next transaction of
@@ -145,6 +146,7 @@ struct broker {
     int known_waits;          /* the last tick was too long for known results */
     int connections_are_full; /* as last logged */
     unsigned connections_ended;
+    long long retain_due_ms;  /* next look at jobs that have been over for long */
     long long purge_due_ms;   /* next look at purged jobs; 0: a purge was requested */
     uint64_t workers_sum;     /* of the workers table's content */
     long long workers_due_ms; /* next write of the table even if it has not changed */

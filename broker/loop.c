@@ -23,6 +23,7 @@
 #include "broker/front.h"
 #include "broker/outcomes.h"
 #include "broker/reload.h"
+#include "broker/retain.h"
 #include "broker/transaction.h"
 #include "broker/workers_table.h"
 #include "schema/clock.h"
@@ -360,6 +361,7 @@ static long long tick(struct broker *b, long long *housekeeping_ms)
     take_requests(b);
     next_ms = earlier(next_ms, waiters_tick(b, now_ms));
     next_ms = earlier(next_ms, progress_tick(b, now_ms));
+    next_ms = earlier(next_ms, retain_tick(b, now_ms));
     next_ms = earlier(next_ms, purge(b, now_ms));
     *housekeeping_ms = housekeep(b, now_ms, *housekeeping_ms);
     return b->wake ? now_ms : earlier(next_ms, *housekeeping_ms);

@@ -13,13 +13,14 @@
 
 #include "broker/store/score_cache.h"
 #include "broker/text/recipe.h"
+#include "schema/age.h"
 #include "schema/endpoint.h"
 #include "schema/log.h"
 #include "schema/utf8.h"
 #include "schema/suggest.h"
 #include "schema/utf8.h"
 
-enum kind { TEXT, INT, INT64, FLAG, LISTEN, DEVICE, GPUS, MODEL, LORA, LEVEL, PARENT, SIZE };
+enum kind { TEXT, INT, INT64, FLAG, LISTEN, DEVICE, GPUS, MODEL, LORA, LEVEL, PARENT, SIZE, AGE };
 
 static const struct {
     const char *name, *argument, *help;
@@ -92,6 +93,14 @@ static const struct {
         SIZE, offsetof(struct options, kv_cache), 1, 1ll << 50},
     {"session-bytes", "SIZE", "most memory of all clients' sessions: 64M, 1G (default 256M)", SIZE,
         offsetof(struct options, session_bytes), 1 << 16, 1ll << 50},
+    {"retain", "AGE",
+        "delete jobs that have been over for so long: 30 or 30d (days), 12h, 30m, 10s (default: "
+        "keep them until `assay purge`)",
+        AGE, offsetof(struct options, retain_s), 1, INT32_MAX},
+    {"retain-ephemeral", "AGE",
+        "delete jobs that nobody needs any more, as those of `assay score` whose output is whole, "
+        "when they have been over for so long (default 1m)",
+        AGE, offsetof(struct options, retain_ephemeral_s), 0, INT32_MAX},
     {"no-dedupe", NULL, "compute each row, even if it is the same as another of its job", FLAG,
         offsetof(struct options, no_dedupe), 0, 0},
     {"insecure-loopback", NULL,
@@ -221,6 +230,17 @@ static int take_size(struct options *o, int i, const char *text)
     return 0;
 }
 
+static int take_age(struct options *o, int i, const char *text)
+{
+    int64_t *age_s = (int64_t *)((char *)o + table[i].at);
+    if (age_read(text, 'd', age_s) != 0 || *age_s < table[i].min)
+        return complain(table[i].name,
+            table[i].min > 0 ? "an age such as 30d, 12h, 30m or 10s, 1s at least"
+                             : "an age such as 30d, 12h, 30m or 0s",
+            text);
+    return 0;
+}
+
 static int take_listen(struct options *o, const char *text)
 {
     struct endpoint endpoint;
@@ -335,6 +355,8 @@ static int take_option(struct options *o, int i, const char *value)
         return 0;
     case SIZE:
         return take_size(o, i, value);
+    case AGE:
+        return take_age(o, i, value);
     case LISTEN:
         return take_listen(o, value);
     case DEVICE:
@@ -527,7 +549,8 @@ int options_parse(struct options *o, int argc, char **argv)
         .max_message_bytes = 64 << 20,
         .max_rows_per_message = 10000,
         .max_queued_bytes = 64ll << 30,
-        .session_bytes = 256 << 20};
+        .session_bytes = 256 << 20,
+        .retain_ephemeral_s = 60};
     for (int i = 0; i < N_OPTIONS; i++)
         list[i] = (struct option){table[i].name, argument_of(i), NULL, i + 256};
     opterr = 0;

@@ -39,6 +39,7 @@ struct options {
     int64_t score_cache;  /* bytes; 0: none */
     int64_t kv_cache;     /* bytes of each rank; 0: none */
     int64_t session_bytes;
+    int64_t retain_s, retain_ephemeral_s; /* of jobs that are over; retain_s 0: for ever */
     int insecure_loopback, no_prefix_sharing, no_dedupe, help, version;
 };
 

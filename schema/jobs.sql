@@ -43,6 +43,11 @@ create index job_unfinished on job (job) where finished_ms is null;
 create index job_done on job (job) where finished_ms is not null and cancelled = 0 and paused = 0;
 create index job_paused on job (job) where paused <> 0;
 create index job_cancelled on job (job) where cancelled <> 0;
+create index job_over on job (finished_ms) where finished_ms is not null;
+
+-- Jobs that nobody needs once they are over: purged a while after that, and after since_ms, when they were said to be so.
+create table ephemeral (job integer primary key, since_ms integer not null);
+create index ephemeral_since on ephemeral (since_ms);
 
 -- Jobs that were purged, while their rows are being deleted, and a new one while its first rows are being written. meta's last_job keeps their numbers from being given again.
 create table purge (job integer primary key);

@@ -39,13 +39,14 @@ enum field {
     F_N,
     F_MODEL,
     F_MODELS,
+    F_EPHEMERAL,
     F_COUNT
 };
 
 static const char *const field_names[F_COUNT] = {"v", "op", "id", "key", "chunk", "rows", "seal",
     "priority", "meta", "job", "after", "limit", "wait_ms", "timeout_ms", "accept_mode", "state",
     "older_than_s", "fresh", "truncate", "max_length", "truncation_side", "keep_last_token", "name",
-    "dir", "session", "sessions", "row", "more", "n", "model", "models"};
+    "dir", "session", "sessions", "row", "more", "n", "model", "models", "ephemeral"};
 _Static_assert(F_COUNT <= 64, "a set of fields is 64 bits");
 
 #define COMMON (BIT(F_V) | BIT(F_OP) | BIT(F_ID))
@@ -68,7 +69,7 @@ static const struct {
         BIT(F_JOB)},
     [OP_SCORE] = {"score",
         BIT(F_KEY) | BIT(F_ROWS) | BIT(F_SESSIONS) | BIT(F_TIMEOUT_MS) | BIT(F_PRIORITY) |
-            BIT(F_FRESH) | TRUNCATION | MODELS,
+            BIT(F_FRESH) | BIT(F_EPHEMERAL) | TRUNCATION | MODELS,
         0},
     [OP_CANCEL] = {"cancel", BIT(F_JOB), BIT(F_JOB)},
     [OP_PAUSE] = {"pause", BIT(F_JOB), BIT(F_JOB)},
@@ -76,7 +77,7 @@ static const struct {
     [OP_RETRY] = {"retry", BIT(F_JOB), BIT(F_JOB)},
     [OP_JOBS] = {"jobs", BIT(F_AFTER) | BIT(F_LIMIT) | BIT(F_STATE), 0},
     [OP_INFO] = {"info", 0, 0},
-    [OP_PURGE] = {"purge", BIT(F_JOB) | BIT(F_OLDER_THAN_S), 0},
+    [OP_PURGE] = {"purge", BIT(F_JOB) | BIT(F_OLDER_THAN_S) | BIT(F_EPHEMERAL), 0},
     [OP_ADAPTERS] = {"adapters", 0, 0},
     [OP_ADAPTER_ADD] = {"adapter_add", BIT(F_NAME) | BIT(F_DIR) | BIT(F_MODEL),
         BIT(F_NAME) | BIT(F_DIR)},
@@ -349,6 +350,8 @@ static int read_field(struct msg_reader *r, struct request *q, enum field field,
         return msg_read_bool(r, "accept_mode", &q->accept_mode, e);
     case F_FRESH:
         return msg_read_bool(r, "fresh", &q->fresh, e);
+    case F_EPHEMERAL:
+        return msg_read_bool(r, "ephemeral", &q->ephemeral, e);
     case F_TRUNCATE:
     case F_MAX_LENGTH:
     case F_SIDE:

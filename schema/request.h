@@ -97,6 +97,7 @@ struct request {
     uint32_t timeout_ms;   /* 0: not given */
     int accept_mode;       /* resume */
     int fresh;             /* submit, score: a new job takes nothing from the score cache */
+    int ephemeral;         /* score, purge: nobody needs the job once it is over */
     int64_t older_than_s;  /* purge; -1: not given */
     struct slice state;    /* jobs: filter, a job state's name (checked); absent: all */
     struct slice name;     /* adapter_add, adapter_remove: the adapter's (checked) */

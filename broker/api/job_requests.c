@@ -158,12 +158,33 @@ static int find_purged(struct broker *b, const struct request *q, int64_t *job, 
     return rc;
 }
 
+/* The job is over, and nobody needs it any more: the broker purges it a while later. */
+static int let_go(struct broker *b, const struct envelope *env, const struct request *q,
+    int64_t job, struct err *e)
+{
+    if (job == 0)
+        return err_field(e, ASSAY_EBADREQ, "job", "purge with ephemeral needs this field");
+    int rc = transaction_begin(b, e);
+    if (rc == 0)
+        rc = store_set_ephemeral(b->store, job, 1, e);
+    if (rc != 0)
+        return rc;
+    request_touch(b, job);
+    struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 3);
+    msg_key_int(w, "jobs", 0);
+    msg_key_int(w, "rows", 0);
+    msg_key_bool(w, "more", 0);
+    return 0;
+}
+
 int job_request_purge(
     struct broker *b, const struct envelope *env, const struct request *q, struct err *e)
 {
     struct store_purged purged;
     int64_t job, before_ms = INT64_MAX;
     int rc = find_purged(b, q, &job, e);
+    if (rc == 0 && q->ephemeral)
+        return let_go(b, env, q, job, e);
     if (q->older_than_s >= 0)
         before_ms = now_wall_ms() - q->older_than_s * 1000;
     if (b->cannot_write == ASSAY_EFULL || store_is_out_of_room(b->store))

@@ -212,8 +212,11 @@ static int add_chunk(struct broker *b, const struct request *q, const struct pre
     int rc = transaction_begin(b, e);
     if (rc == 0)
         rc = find_key(b, q, p, job, e);
-    if (rc == 0)
+    int is_new = rc == 0;
+    if (is_new)
         rc = new_job(b, q, p, job, e);
+    if (rc >= 0 && (q->ephemeral || !is_new)) /* a job that is sent again is needed again */
+        rc = store_set_ephemeral(b->store, *job, q->ephemeral, e);
     if (rc < 0)
         return rc;
     request_touch(b, *job);

@@ -386,6 +386,12 @@ int waiters_count(const struct broker *b)
     return b->waiters->n;
 }
 
+int waiters_has_job(const struct broker *b, int64_t job)
+{
+    const struct of_job *of_job = table_find(&b->waiters->jobs, job);
+    return of_job && of_job->n > 0;
+}
+
 void waiters_job_changed(struct broker *b, int64_t job)
 {
     struct of_job *of_job = table_find(&b->waiters->jobs, job);

@@ -19,6 +19,7 @@ void waiters_job_changed(struct broker *b, int64_t job); /* makes its waiters du
 long long waiters_tick(struct broker *b, long long now_ms);
 /* Drops the waiters whose connection has gone: nobody would hear the reply. */
 void waiters_let_go(struct broker *b);
+int waiters_has_job(const struct broker *b, int64_t job); /* does a request wait for it? */
 int waiters_count(const struct broker *b);
 /* Answers all waiters with not_ready, into the outbox, because the broker stops. why: the reason
  * that it cannot go on; NULL: a normal shutdown. */

@@ -419,6 +419,21 @@ static void stamp_output(struct score *s)
     }
 }
 
+/* The output is whole and synced: nobody needs the broker's job, unless it was named. Not knowing
+ * the answer is no fault of the scores. */
+static void let_job_go(struct score *s)
+{
+    struct err ignored;
+    json_t *reply = NULL;
+    if (s->broker || s->cli->value[CLI_KEY] || s->end != RUN_WHOLE || s->feeder.job <= 0)
+        return;
+    struct msg_writer *w = client_begin(s->client, "purge", 2);
+    msg_key_int(w, "job", s->feeder.job);
+    msg_key_bool(w, "ephemeral", 1);
+    (void)client_call(s->client, 0, &reply, &ignored);
+    json_decref(reply);
+}
+
 static int run_all(struct score *s)
 {
     struct err e = {0};
@@ -430,8 +445,11 @@ static int run_all(struct score *s)
         stamp_output(s);
     if (!failed)
         failed = output_finish(&s->output, &e) != 0;
-    if (!failed)
-        return report(s);
+    if (!failed) {
+        int rc = report(s);
+        let_job_go(s);
+        return rc;
+    }
     if (s->broker && e.code == ASSAY_ENOTREADY && !waiting_is_worth(&e))
         private_broker_is_silent(s->broker, client_timeout_s(s->client), &e);
     int rc = cli_fail(&e);

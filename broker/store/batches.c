@@ -3,6 +3,8 @@
 #include "broker/store/private.h"
 #include "schema/clock.h"
 
+#define DROPPED 2 /* old records for each new one */
+
 /* How many adjacent sequences of the batch, starting at `from`, belong to one job. */
 static uint32_t run_of_job(const struct batch *b, uint32_t from)
 {
@@ -27,6 +29,8 @@ static int add_running(struct store *s, const struct batch *b, int sign, struct 
     return rc;
 }
 
+/* Records the batch, and drops the oldest records beyond those that are kept: two at a time, or a
+ * database that has far more would hold up this one. */
 int store_batch_started(
     struct store *s, struct batch *b, int group, uint64_t incarnation, struct err *e)
 {
@@ -36,6 +40,11 @@ int store_batch_started(
         "(?, ?, ?, ?, ?, ?)",
         "iiiiii", b->number, (int64_t)group, (int64_t)incarnation, (int64_t)b->n_rows,
         (int64_t)b->n_tokens, b->started_wall_ms);
+    if (rc == 0)
+        rc = store_run(s, e,
+            "delete from batch where batch in "
+            "(select batch from batch where batch <= ? order by batch limit ?)",
+            "ii", b->number - STORE_BATCHES, (int64_t)DROPPED);
     for (uint32_t i = 0; rc == 0 && i < b->n_rows; i++)
         rc = store_row_runs(s, b->rows[i]->row_id, 1, e);
     return rc == 0 ? add_running(s, b, 1, e) : rc;

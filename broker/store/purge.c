@@ -14,6 +14,9 @@
  * A job whose first rows are being written (store/ahead.c) has its number in table purge too, until
  * they are placed.
  *
+ * A job may be ephemeral: table ephemeral says since when nobody needs it any more once it is over.
+ * The broker purges it a while after that (retain.c).
+ *
  * LIMITS: a database made before version 2 of the schema is not in incremental mode: its free pages
  * are reused, and the file does not shrink. */
 #include "broker/store/private.h"
@@ -27,27 +30,67 @@
 #define ROWS 16 /* rows per step: each may have megabytes of tokens */
 #define PIECES 4
 
+/* Writes the jobs' numbers into table purge. */
+static int mark_purged(struct store *s, int64_t job, int64_t before_ms, struct err *e)
+{
+    if (job != 0)
+        return store_run(s, e,
+            "insert into purge select job from job where job = ? and finished_ms <= ?", "ii", job,
+            before_ms);
+    return store_run(s, e,
+        "insert into purge select job from job where finished_ms <= ? order by finished_ms limit ?",
+        "ii", before_ms, (int64_t)STORE_PURGE_JOBS);
+}
+
+/* Runs the statement on this job, or on all that table purge has: those of other requests are there
+ * until their rows are deleted, and would be looked at again for each job. */
+#define ON_PURGED(text)                                                                            \
+    (job != 0 ? text "= ?" : text "in (select job from purge where ? = 0)"), "i", job
+
 int store_purge(
     struct store *s, int64_t job, int64_t before_ms, struct store_purged *out, struct err *e)
 {
-    int64_t one = job != 0;
-    int rc = store_run(s, e,
-        "insert into purge select job from job where finished_ms <= ?1 and (not ?2 or job = ?3) "
-        "order by job limit ?4",
-        "iiii", before_ms, one, job, (int64_t)STORE_PURGE_JOBS);
+    int rc = mark_purged(s, job, before_ms, e);
     out->jobs = sqlite3_changes(s->db);
     out->more = out->jobs == STORE_PURGE_JOBS;
-    if (rc == 0)
-        rc = store_integer(s, 0, &out->rows, e,
-            "select sum(accepted) from job where job in (select job from purge)", "");
+    out->rows = 0;
+    if (rc != 0 || out->jobs == 0)
+        return rc;
+    rc = store_integer(s, 0, &out->rows, e, ON_PURGED("select sum(accepted) from job where job "));
     if (rc == 0)
         rc = store_run(s, e,
             "insert or replace into meta select 'last_job', "
             "max(ifnull((select value from meta where name = 'last_job'), 0), "
             "ifnull((select max(job) from purge), 0))",
             "");
-    return rc == 0 ? store_run(s, e, "delete from job where job in (select job from purge)", "")
-                   : rc;
+    if (rc == 0)
+        rc = store_run(s, e, ON_PURGED("delete from ephemeral where job "));
+    return rc == 0 ? store_run(s, e, ON_PURGED("delete from job where job ")) : rc;
+}
+
+int store_set_ephemeral(struct store *s, int64_t job, int is_ephemeral, struct err *e)
+{
+    return is_ephemeral ? store_run(s, e, "insert or replace into ephemeral values (?, ?)", "ii",
+                              job, (int64_t)now_wall_ms())
+                        : store_run(s, e, "delete from ephemeral where job = ?", "i", job);
+}
+
+int store_over(
+    struct store *s, int is_ephemeral, int64_t before_ms, int64_t *jobs, int most, struct err *e)
+{
+    sqlite3_stmt *q = is_ephemeral ? store_prepare(s,
+                                         "select job from ephemeral join job using (job) "
+                                         "where since_ms <= ?1 and finished_ms <= ?1 limit ?2",
+                                         "ii", before_ms, (int64_t)most)
+                                   : store_prepare(s,
+                                         "select job from job where finished_ms <= ?1 "
+                                         "order by finished_ms limit ?2",
+                                         "ii", before_ms, (int64_t)most);
+    int n = 0, rc;
+    while ((rc = store_step(s, q, e)) == 1)
+        jobs[n++] = sqlite3_column_int64(q, 0);
+    sqlite3_reset(q);
+    return rc < 0 ? rc : n;
 }
 
 static int count_free_pages(struct store *s, int64_t *n, struct err *e)

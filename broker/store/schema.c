@@ -89,6 +89,10 @@ static const char *const upgrades[STORE_SCHEMA_VERSION] = {
      * of an ensemble (store/models.c), which an older broker would not know. */
     [13] = "alter table job add column model text;"
            "alter table worker add column model text not null default '';",
+    /* Jobs may be ephemeral, and are found by when they were over (store/purge.c). */
+    [14] = "create table ephemeral (job integer primary key, since_ms integer not null);"
+           "create index ephemeral_since on ephemeral (since_ms);"
+           "create index job_over on job (finished_ms) where finished_ms is not null;",
 };
 
 /* ---- from one version to the next ---- */

@@ -413,6 +413,7 @@ struct store_page {
 typedef void store_row_visitor(void *arg, struct sequence *row);
 int store_queued_rows(struct store *s, const struct store_page *page, store_row_visitor *visit,
     void *arg, struct err *e);
+#define STORE_BATCHES 10000 /* records of batches that are kept */
 /* Records that the batch went to a group, with its rows running (advisory). Sets b->number. */
 int store_batch_started(
     struct store *s, struct batch *b, int group, uint64_t incarnation, struct err *e);
@@ -521,6 +522,12 @@ struct store_purged {
  * after a restart. */
 int store_purge(
     struct store *s, int64_t job, int64_t before_ms, struct store_purged *out, struct err *e);
+/* Whether nobody needs the job any more once it is over, from now on. */
+int store_set_ephemeral(struct store *s, int64_t job, int is_ephemeral, struct err *e);
+/* Finds jobs that were over by before_ms, the earliest first; or of the ephemeral ones those that
+ * also were so by then. Returns how many, at most `most`, or negative. */
+int store_over(
+    struct store *s, int is_ephemeral, int64_t before_ms, int64_t *jobs, int most, struct err *e);
 /* Returns what is left for store_purge_step: 2 rows of purged jobs, 1 only free pages, 0
  * nothing. */
 int store_purge_waits(struct store *s, struct err *e);

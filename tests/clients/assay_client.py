@@ -294,8 +294,11 @@ class AssayClient:
         """Submit and wait: the results in the order of the rows. AssayError `timeout` when it takes
         longer than timeout_s: the job lives on, under the key that the message names."""
         rows, deadline = list(rows), time.monotonic() + timeout_s
-        key, job = self._submit(rows, key, priority, timeout_s=timeout_s)
-        return self._in_order(job, key, len(rows), deadline)
+        named, (key, job) = key is not None, self._submit(rows, key, priority, timeout_s=timeout_s)
+        found = self._in_order(job, key, len(rows), deadline)
+        if not named:  # nobody needs the job any more
+            self.call("purge", job=job, ephemeral=True)
+        return found
 
     def _in_order(self, job, key, n_rows, deadline) -> list:
         found = {row["i"]: row
@@ -327,7 +330,7 @@ class AssayClient:
         key, deadline = f"client-{uuid.uuid4().hex}", time.monotonic() + timeout_s
         held_s = min(POLL_S, timeout_s)
         request = {"v": 1, "op": "score", "sessions": list(sessions), "key": key,
-                   "priority": priority, "timeout_ms": max(1, int(held_s * 1000))}
+                   "priority": priority, "timeout_ms": max(1, int(held_s * 1000)), "ephemeral": True}
         try:
             return self._send(_pack(request), held_s, deadline)["rows"]
         except AssayError as error:

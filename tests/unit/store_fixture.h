@@ -337,7 +337,11 @@ static inline const char *shell(const struct fixture *f, const char *sql, char *
 
 /* SQL that makes a database of version 9 of one of now, all but the number: the bytes of a kept
  * chunk were in its record. */
+#define TO_VERSION_14 "drop table ephemeral; drop index job_over; "
+
+/* SQL that makes a database of version 9 of one of now. */
 #define TO_VERSION_9                                                                               \
+    TO_VERSION_14                                                                                  \
     "update chunk set pending = (select bytes from piece where piece.job = chunk.job and "         \
     "piece.chunk = chunk.chunk) where pending > 0; "                                               \
     "update chunk set pending = x'' where pending = 0; drop table piece; "                         \

@@ -170,6 +170,80 @@ static void so_many_at_once(void **state)
     assert_int_equal(number(f, "select count(*) from chunk"), 0);
 }
 
+static int over(struct store *s, int is_ephemeral, int64_t before_ms, int64_t jobs[8])
+{
+    struct err err;
+    return must(store_over(s, is_ephemeral, before_ms, jobs, 8, &err));
+}
+
+static void set_ephemeral(struct store *s, int64_t job, int is)
+{
+    struct err err;
+    must(store_begin(s, &err));
+    must(store_set_ephemeral(s, job, is, &err));
+    must(store_commit(s, &err));
+}
+
+static void those_that_are_over_are_found(void **state)
+{
+    struct fixture *f = *state;
+    int64_t jobs[8], queued_job = put_job(f->s, "queued", 0, 3, 5);
+    int64_t first = done_job(f->s, "first", 2, 5), then = done_job(f->s, "then", 2, 5);
+    int64_t over_ms = job_now(f->s, then).finished_ms;
+    assert_int_equal(over(f->s, 0, job_now(f->s, first).finished_ms - 1, jobs), 0);
+    assert_int_equal(over(f->s, 0, over_ms, jobs), 2);
+    assert_true(
+        (jobs[0] == first && jobs[1] == then) || over_ms == job_now(f->s, first).finished_ms);
+    assert_int_equal(over(f->s, 1, ALWAYS, jobs), 0);
+    set_ephemeral(f->s, queued_job, 1); /* not before it is over */
+    set_ephemeral(f->s, then, 1);
+    assert_int_equal(over(f->s, 1, over_ms - 1, jobs), 0);
+    assert_int_equal(over(f->s, 1, ALWAYS, jobs), 1);
+    assert_int_equal(jobs[0], then);
+    open_again(f);
+    assert_int_equal(over(f->s, 1, ALWAYS, jobs), 1);
+    set_ephemeral(f->s, then, 0);
+    assert_int_equal(over(f->s, 1, ALWAYS, jobs), 0);
+    set_ephemeral(f->s, then, 1);
+    purge(f->s, then, ALWAYS);
+    assert_int_equal(number(f, "select count(*) from ephemeral"), 1); /* the queued one */
+    assert_int_equal(job_now(f->s, first).done, 2);
+}
+
+/* Of two jobs whose rows are not deleted yet, a purge of one counts its own rows only. */
+static void a_purge_leaves_those_before_alone(void **state)
+{
+    struct fixture *f = *state;
+    int64_t a = done_job(f->s, "a", 2, 5), b = done_job(f->s, "b", 3, 5);
+    assert_int_equal(purge(f->s, a, ALWAYS).rows, 2);
+    struct store_purged out = purge(f->s, b, ALWAYS);
+    assert_int_equal(out.jobs, 1);
+    assert_int_equal(out.rows, 3);
+    assert_int_equal(purge(f->s, b, ALWAYS).jobs, 0);
+}
+
+static void old_batches_go(void **state)
+{
+    struct fixture *f = *state;
+    char sql[400];
+    snprintf(sql, sizeof sql,
+        "with recursive n(i) as (select 1 union all select i + 1 from n where i < %d) "
+        "insert into batch select i, 0, 1, 1, 1, 1, 1, 1 from n;",
+        STORE_BATCHES + 3);
+    store_close(&f->s);
+    run_sql(f, sql);
+    open_mode(f, MODE);
+    struct err err;
+    struct batch none = {0};
+    for (int i = 0; i < 3; i++) {
+        must(store_begin(f->s, &err));
+        must(store_batch_started(f->s, &none, 0, 1, &err));
+        must(store_commit(f->s, &err));
+    }
+    assert_int_equal(number(f, "select count(*) from batch"), STORE_BATCHES);
+    assert_int_equal(number(f, "select max(batch) from batch"), STORE_BATCHES + 6);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -178,6 +252,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(only_what_is_over_and_old, setup, teardown),
         cmocka_unit_test_setup_teardown(numbers_are_not_given_again, setup, teardown),
         cmocka_unit_test_setup_teardown(so_many_at_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(those_that_are_over_are_found, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_purge_leaves_those_before_alone, setup, teardown),
+        cmocka_unit_test_setup_teardown(old_batches_go, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -303,10 +303,11 @@ static void test_upgrade_from_12(void **state)
     open_mode(f, MODE " lora=2:0123456789abcdef");
     accept_mode(f, job); /* as a broker of version 12 would have made it */
     store_close(&f->s);
-    run_sql(f, "drop view jobs; update job set adapters = null, sum = null; update meta set value "
-               "= 100 where name = 'sums_from'; alter table job drop column adapters; "
-               "drop view workers; drop view rows; alter table job drop column model; alter table "
-               "worker drop column model; pragma user_version = 12;");
+    run_sql(f, TO_VERSION_14
+        "drop view jobs; update job set adapters = null, sum = null; update meta set value "
+        "= 100 where name = 'sums_from'; alter table job drop column adapters; "
+        "drop view workers; drop view rows; alter table job drop column model; alter table "
+        "worker drop column model; pragma user_version = 12;");
     struct adapters now = LIST("y", "b");
     open_with(f, &now);
     assert_int_equal(job_now(f->s, job).state, JOB_PAUSED);

@@ -1,0 +1,12 @@
+/* retain.h - purges jobs that have been over for long enough, about once a second. */
+#ifndef ASSAY_RETAIN_H
+#define ASSAY_RETAIN_H
+
+#include "broker/broker.h"
+
+/* Purges some of those that are due: jobs that have been over for --retain, and ephemeral ones that
+ * have been so and over for --retain-ephemeral. A job that a request waits for stays. Returns when to
+ * call again (monotonic ms). */
+long long retain_tick(struct broker *b, long long now_ms);
+
+#endif
