@@ -93,9 +93,11 @@ struct cli {
     const char *adapter;                 /* what follows it, with CLI_ADAPTER; NULL: not given */
     /* default data directory, from the environment; "" if the environment names none */
     const char *state_dir;
-    const char *bin_dir; /* where this program and assayd are installed */
-    int colour;          /* NO_COLOR is not set */
-    int stderr_tty;      /* stderr is a terminal that may show progress (NO_COLOR respected) */
+    int state_is_named;   /* by ASSAY_DATA */
+    const char *endpoint; /* ASSAY_ENDPOINT, where neither --connect nor --data is given; or NULL */
+    const char *bin_dir;  /* where this program and assayd are installed */
+    int colour;           /* NO_COLOR is not set */
+    int stderr_tty;       /* stderr is a terminal that may show progress (NO_COLOR respected) */
     const struct cli_verb *verbs; /* all verbs; the last one has no name */
 };
 

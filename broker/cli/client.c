@@ -79,6 +79,12 @@ static int connect_to(struct client **out, struct client *c, const char *endpoin
     return 0;
 }
 
+void client_say_from(struct client *c, const char *variable)
+{
+    size_t n = strlen(c->endpoint);
+    snprintf(c->endpoint + n, sizeof c->endpoint - n, " (from %s)", variable);
+}
+
 int client_new(struct client **out, const char *endpoint, int timeout_ms, struct err *e)
 {
     return connect_to(out, make(endpoint, timeout_ms), endpoint, e);

@@ -15,6 +15,8 @@
 struct client;
 
 int client_new(struct client **c, const char *endpoint, int timeout_ms, struct err *e);
+/* Messages about the endpoint say that this variable of the environment named it. */
+void client_say_from(struct client *c, const char *variable);
 /* Connects to the broker with this data directory, however long its path; name: its socket's
  * (endpoint_socket). */
 int client_new_in(

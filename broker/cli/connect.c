@@ -59,27 +59,39 @@ int cli_connect_own(const struct cli *c, const char *data, struct client **clien
     return connect_in(c, data, (int)getpid(), client);
 }
 
-static int connect_named(const struct cli *c, const char *endpoint, struct client **client)
+/* from: the option or variable that names the endpoint. */
+static int connect_named(
+    const struct cli *c, const char *from, const char *endpoint, struct client **client)
 {
     struct endpoint parsed = {0};
     struct err e = {0};
     int timeout_ms, rc = begin(c, &timeout_ms);
     if (rc == 0 && endpoint_parse(&parsed, endpoint, ENDPOINT_CONNECT, &e) != 0)
-        return cli_usage("--connect: %s", e.msg);
+        return cli_usage("%s: %s", from, e.msg);
     if (rc == 0 && parsed.path)
         rc = cli_check_access(parsed.path, W_OK);
     if (rc != 0)
         return rc;
-    return client_new(client, endpoint, timeout_ms, &e) == 0 ? 0 : cli_fail(&e);
+    if (client_new(client, endpoint, timeout_ms, &e) != 0)
+        return cli_fail(&e);
+    if (*from != '-')
+        client_say_from(*client, from);
+    return 0;
 }
 
 int cli_connect(const struct cli *c, struct client **client)
 {
     const char *data;
     if (c->value[CLI_CONNECT])
-        return connect_named(c, c->value[CLI_CONNECT], client);
+        return connect_named(c, "--connect", c->value[CLI_CONNECT], client);
+    if (c->endpoint && !c->value[CLI_DATA])
+        return connect_named(c, "ASSAY_ENDPOINT", c->endpoint, client);
     int rc = cli_data_dir(c, &data);
-    return rc == 0 ? connect_in(c, data, 0, client) : rc;
+    if (rc == 0)
+        rc = connect_in(c, data, 0, client);
+    if (rc == 0 && data == c->state_dir && c->state_is_named)
+        client_say_from(*client, "ASSAY_DATA");
+    return rc;
 }
 
 void cli_write_job(struct msg_writer *w, const char *text)

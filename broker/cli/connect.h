@@ -7,7 +7,8 @@
 #include "broker/cli/client.h"
 #include "broker/cli/signals.h"
 
-/* Connects to --connect, else to broker.sock in --data or its default. Returns 0, or an exit code
+/* Connects to --connect, else to broker.sock in --data, else to ASSAY_ENDPOINT, else to broker.sock in
+ * the default of --data. Returns 0, or an exit code
  * after printing an error to stderr. Catches signals from here on (signals.h). */
 int cli_connect(const struct cli *c, struct client **client);
 /* The same, to the broker that this process has for itself in the directory, and to no other

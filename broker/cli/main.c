@@ -8,6 +8,7 @@
 
 #include "broker/cli/cli.h"
 #include "broker/cli/signals.h"
+#include "broker/data_dir.h"
 #include "schema/log.h"
 #include "schema/start.h"
 #include "schema/stdout.h"
@@ -249,16 +250,23 @@ static int unknown_verb(const char *typed)
         suggestion_text(&s, "", text, sizeof text));
 }
 
-/* Finds the default data directory: $XDG_STATE_HOME/assay, else ~/.local/state/assay; empty if
- * neither is an absolute path. */
-static void find_state_dir(char *out, size_t size)
+/* A variable's value; NULL: it is not set, or empty. */
+static const char *variable(const char *name)
 {
-    const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
-    out[0] = '\0';
-    if (state && state[0] == '/')
-        snprintf(out, size, "%s/assay", state);
-    else if (home && home[0] == '/')
-        snprintf(out, size, "%s/.local/state/assay", home);
+    const char *value = getenv(name);
+    return value && value[0] ? value : NULL;
+}
+
+/* Finds the default data directory: $ASSAY_DATA, else as data_dir_find does; empty if there is
+ * none. */
+static void find_state_dir(struct cli *c, char *out, size_t size)
+{
+    const char *data = variable("ASSAY_DATA");
+    if (data_dir_find(out, size, data, NULL) != 0)
+        out[0] = '\0';
+    c->state_dir = out;
+    c->state_is_named = data != NULL;
+    c->endpoint = variable("ASSAY_ENDPOINT");
 }
 
 static void find_bin_dir(char *out, size_t size)
@@ -299,14 +307,13 @@ int main(int argc, char **argv)
     const struct cli_verb *verb = find_verb(argv[1]);
     if (!verb)
         return unknown_verb(argv[1]);
-    find_state_dir(state_dir, sizeof state_dir);
     find_bin_dir(bin_dir, sizeof bin_dir);
     int colour = getenv("NO_COLOR") == NULL;
-    struct cli c = {.state_dir = state_dir,
-        .bin_dir = bin_dir,
+    struct cli c = {.bin_dir = bin_dir,
         .verbs = verbs,
         .colour = colour,
         .stderr_tty = colour && isatty(STDERR_FILENO)};
+    find_state_dir(&c, state_dir, sizeof state_dir);
     int rc = cli_parse(&c, verb, argc - 1, argv + 1);
     if (rc == 1) {
         cli_print_help(verb);

@@ -144,6 +144,10 @@ static void put_overview_page(FILE *f, const struct cli_verb *verbs)
     put_options(f, shared);
     fputs(
         ".SH ENVIRONMENT\n"
+        ".TP\n.B ASSAY_ENDPOINT\nThe broker to talk to, where neither \\-\\-connect nor \\-\\-data "
+        "is given.\n"
+        ".TP\n.B ASSAY_DATA\nThe data directory, where \\-\\-data is not given. assayd and "
+        "assay\\-http do not read it.\n"
         ".TP\n.B XDG_STATE_HOME\nThe data directory is \\fIassay\\fR in it; "
         "\\fI\\(ti/.local/state\\fR where it is not set.\n"
         ".TP\n.B NO_COLOR\nWhere it is set, neither colour nor a progress bar is drawn.\n"

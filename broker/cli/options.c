@@ -20,9 +20,10 @@
 
 static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
     [CLI_CONNECT] = {"connect", 0, "ENDPOINT",
-        "broker to talk to (default ipc://<data>/broker.sock)", NULL},
+        "broker to talk to (default $ASSAY_ENDPOINT, else ipc://<data>/broker.sock)", NULL},
     [CLI_DATA] = {"data", 0, "DIR",
-        "data directory (default $XDG_STATE_HOME/assay, or ~/.local/state/assay)", NULL},
+        "data directory (default $ASSAY_DATA, else $XDG_STATE_HOME/assay, or ~/.local/state/assay)",
+        NULL},
     [CLI_JSON] = {"json", 0, NULL, "print JSON", NULL},
     [CLI_TIMEOUT] = {"timeout", 0, "S", "give up after S seconds without an answer (default 15)",
         NULL},
@@ -329,8 +330,8 @@ int cli_data_dir(const struct cli *c, const char **dir)
         return 0;
     return c->value[CLI_DATA]
                ? cli_usage("--data: expected a directory, found ''")
-               : cli_usage("data directory: expected --data, or XDG_STATE_HOME or HOME with an "
-                           "absolute path");
+               : cli_usage("data directory: expected --data, ASSAY_DATA, or XDG_STATE_HOME or "
+                           "HOME with an absolute path");
 }
 
 const char cli_exit_codes[] =

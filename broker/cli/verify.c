@@ -423,7 +423,11 @@ int verb_verify(const struct cli *c)
     struct verify v = {.cli = c};
     struct err e = {0};
     long n, timeout_s;
-    if (c->value[CLI_CONNECT] && !c->value[CLI_DATA])
+    if (!c->value[CLI_CONNECT] && !c->value[CLI_DATA] && c->endpoint && !c->state_is_named)
+        return cli_usage(
+            "verify: expected --data DIR, or ASSAY_DATA, beside ASSAY_ENDPOINT: it reads the "
+            "stored results from the broker's database");
+    if (c->value[CLI_CONNECT] && !c->value[CLI_DATA] && !c->state_is_named)
         return cli_usage(
             "verify: expected --data DIR beside --connect: it reads the stored results "
             "from the broker's database");
