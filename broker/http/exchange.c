@@ -198,7 +198,7 @@ static int begin_upload(struct exchange *x, const struct head *head, struct err 
 {
     struct stored *s = x->server->stored;
     uint64_t bytes = head->length ? strtoull(head->length, NULL, 10) : 0;
-    x->upload = upload_new(x->connection, s->files, s->folder, bytes, e);
+    x->upload = upload_new(head->type, s->files, s->folder, bytes, e);
     return x->upload ? 0 : fault_status(e->code);
 }
 

@@ -208,12 +208,7 @@ GOOD = {"custom_id": "a", "method": "POST", "url": "/v1/classify", "body": {"inp
 def test_input_that_is_wrong_fails_the_batch(directory, contents, code, line, param):
     """As OpenAI's do: failed, with the line and what is wrong with it, and nothing is scored."""
     with Broker(directory / "d", model=MODEL) as broker, Batches(directory, broker) as http:
-        if contents == b"":  # a part without contents is no file for clients either
-            path = http.upload(b"x")["id"]
-            (http.folder / path).write_bytes(b"")
-            batch = http.ok("/v1/batches", {"input_file_id": path, "endpoint": "/v1/classify", "completion_window": "24h"})
-        else:
-            batch = http.begin(contents)
+        batch = http.begin(contents)
         done = http.wait(batch)
         assert done["status"] == "failed" and done["failed_at"] and done["output_file_id"] is None
         [error] = done["errors"]["data"]
@@ -270,6 +265,29 @@ def test_uploads_that_are_refused(http):
     assert sorted(path.name for path in http.folder.iterdir()) == ["lock"]
     kept = http.upload(b"x", **{"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"})
     assert kept["expires_at"] == kept["created_at"] + 3600
+
+
+def test_forms_as_clients_write_them(http):
+    """The boundary in any case, in quotes, with another parameter behind it; bytes in front of the parts and behind them, but not without end."""
+    contents = lines([{"input": "a"}])
+    body, headers = form(contents, boundary="b-1")
+    for kind in ("multipart/form-data; Boundary=b-1", 'multipart/form-data; boundary="b-1"; charset=utf-8', "multipart/form-data; charset=utf-8; boundary=b-1 ; x=y"):
+        status, _, text = http.ask("POST", "/v1/files", b"preamble\r\n" + body + b"epilogue\r\n--b-1\r\n", {"Content-Type": kind})
+        assert status == 200 and json.loads(text)["bytes"] == len(contents), (kind, text)
+    assert http.content(json.loads(text)["id"]).encode() == contents
+    empty = http.upload(b"")
+    assert empty["bytes"] == 0 and http.content(empty["id"]) == ""
+    for where in (lambda more: more + body, lambda more: body + more):  # it is told soon, and not after all of it was read
+        status, _, text = http.ask("POST", "/v1/files", where(b"x" * 100000 + b"\r\n"), headers)
+        assert status == 400 and "in front of the first part" in text, text
+    with socket.create_connection((http.host, http.port), timeout=30 * PATIENCE) as s:
+        s.sendall(f"POST /v1/files HTTP/1.1\r\nHost: a\r\nContent-Type: {headers['Content-Type']}\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        sent = 0
+        with pytest.raises(OSError):
+            while sent < 200 << 20:
+                s.sendall(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+                sent += 65536
+    assert sent < 64 << 20
 
 
 def test_an_upload_in_two_pieces(http):
