@@ -1,6 +1,6 @@
 /* fuzz_http.c - any bytes as the body of an HTTP request, for an endpoint that the first byte
  * chooses: refused with a message, or rows that the broker takes; and any bytes as the broker's
- * rows of results, and as the lines of a batch. */
+ * rows of results, as the lines of a batch, and as a form. */
 #include "tests/fuzz/fuzz.h"
 
 #include <assert.h>
@@ -12,6 +12,7 @@
 #include "broker/ask/body.h"
 #include "broker/ask/faults.h"
 #include "broker/http/batch_lines.h"
+#include "broker/http/multipart.h"
 #include "schema/alloc.h"
 #include "schema/request.h"
 #include "tests/unit/http_fixture.h"
@@ -22,7 +23,7 @@ static const struct {
 } endpoints[] = {{ask_classify, answer_classify}, {ask_embeddings, answer_embeddings},
     {ask_pooling, answer_pooling}, {ask_score, answer_score}, {ask_rerank, answer_rerank},
     {ask_get_reward, answer_get_reward}, {ask_rm, answer_rm}};
-enum { N_ENDPOINTS = sizeof endpoints / sizeof endpoints[0], RESULTS = N_ENDPOINTS, LINES };
+enum { N_ENDPOINTS = sizeof endpoints / sizeof endpoints[0], RESULTS = N_ENDPOINTS, LINES, FORM };
 
 /* The rows that were taken are those of a request that the broker would take. */
 static void check_rows(const struct ask *ask)
@@ -114,15 +115,51 @@ static void try_lines(const uint8_t *bytes, size_t len)
     batch_lines_release(&lines);
 }
 
+static void begin_part(void *arg, const struct multipart_part *part)
+{
+    size_t *n = arg;
+    assert(part->name && part->encoding);
+    *n += part->filename ? strlen(part->filename) + 3 : 3;
+}
+
+static void take_part(void *arg, const char *bytes, size_t n)
+{
+    (void)bytes;
+    *(size_t *)arg += n;
+}
+
+/* Nothing comes out that did not go in, and it is the same wherever the form is cut. */
+static void try_form(const uint8_t *bytes, size_t len)
+{
+    size_t n_out[3] = {0};
+    int is_whole[3];
+    for (size_t k = 0; k < 3; k++) {
+        struct multipart_taker taker = {begin_part, take_part, &n_out[k]};
+        struct multipart *m;
+        struct err e = {0};
+        size_t cut = len * k / 3;
+        assert(multipart_new(&m, "multipart/form-data; boundary=b", &taker, &e) == 0);
+        int rc = multipart_feed(m, (const char *)bytes, cut, &e);
+        if (rc == 0)
+            rc = multipart_feed(m, (const char *)bytes + cut, len - cut, &e);
+        is_whole[k] = rc == 0 && multipart_is_whole(m);
+        multipart_free(&m);
+    }
+    assert(n_out[0] <= len && n_out[1] == n_out[0] && n_out[2] == n_out[0]);
+    assert(is_whole[1] == is_whole[0] && is_whole[2] == is_whole[0]);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
 {
     if (len == 0)
         return 0;
-    int k = bytes[0] % (LINES + 1);
+    int k = bytes[0] % (FORM + 1);
     if (k == RESULTS)
         try_results(bytes + 1, len - 1);
     else if (k == LINES)
         try_lines(bytes + 1, len - 1);
+    else if (k == FORM)
+        try_form(bytes + 1, len - 1);
     else
         try_body(k, bytes + 1, len - 1);
     return 0;
@@ -160,14 +197,19 @@ int fuzz_seed(unsigned n, struct msg_writer *w)
         "{\"custom_id\":\"a\",\"method\":\"POST\",\"url\":\"/v1/classify\",\"body\":{}}\n"
         "{\"body\":{\"input\":\"a\"},\"custom_id\":\"b\",\"url\":\"/v1/"
         "classify\",\"method\":\"POST\"}";
+    static const char form[] =
+        "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\n"
+        "1\r\n--bc\r\n--b \r\nContent-Disposition: form-data; name=a\r\n\r\n2\r\n--b--\r\n";
     uint8_t first = (uint8_t)n;
-    if (n > LINES)
+    if (n > FORM)
         return 0;
     msgpack_sbuffer_write(&w->buffer, (const char *)&first, 1);
     if (n == RESULTS)
         seed_results(w);
     else if (n == LINES)
         msgpack_sbuffer_write(&w->buffer, lines, strlen(lines));
+    else if (n == FORM)
+        msgpack_sbuffer_write(&w->buffer, form, strlen(form));
     else
         msgpack_sbuffer_write(&w->buffer, bodies[n], strlen(bodies[n]));
     return 1;
