@@ -39,15 +39,23 @@ static int is_option(const char *word, const char *option)
 static int has_option(const struct options *o, const char *option)
 {
     for (int i = 0; i < o->n_http_words; i++)
-        if (is_option(o->http_words[i], option))
+        if (is_option(o->http_words[i], option) ||
+            (option[0] == '-' && strcmp(o->http_words[i], option) == 0))
             return 1;
     return 0;
 }
 
-/* What the broker says itself is not said again behind `--`. */
+/* What the broker says itself is not said again behind `--`, and nothing that ends a process at once:
+ * it would be started for ever. */
 static int check_words(const struct options *o, struct err *e)
 {
     static const char *const own[] = {"listen", "data", "connect"};
+    static const char *const ends[] = {"help", "-h", "version"};
+    for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++)
+        if (has_option(o, ends[i]))
+            return err_set(e, ASSAY_EFORMAT,
+                "behind `--`: expected options with which assay-http serves, found %s%s",
+                ends[i][0] == '-' ? "" : "--", ends[i]);
     for (size_t i = 0; i < sizeof own / sizeof own[0]; i++)
         if (has_option(o, own[i]))
             return err_set(e, ASSAY_EFORMAT,

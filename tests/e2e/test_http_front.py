@@ -145,6 +145,7 @@ def test_documented_example(tmp_path):
 @pytest.mark.parametrize("words, says", [
     (["--http", "127.0.0.1"], "--http"), (["--http", "127.0.0.1:0"], "--http"), (["--", "--files", "x"], "unexpected argument"),
     (["--http", "127.0.0.1:1", "--", "--listen", "a:1"], "--listen"), (["--http", "127.0.0.1:1", "--", "--dat=x"], "--data"),
+    (["--http", "127.0.0.1:1", "--", "--help"], "found --help"), (["--http", "127.0.0.1:1", "--", "-h"], "found -h"), (["--http", "127.0.0.1:1", "--", "--vers"], "found --version"),
     (["--http", "127.0.0.1:1", "--exit-with-parent=1"], "--http"), (["--http", "127.0.0.1:1", "x"], "unexpected argument"),
 ])
 def test_options_that_are_refused(directory, words, says):
