@@ -194,6 +194,8 @@ static int64_t ended_at(const json_t *object)
 /* Removes records of batches that have long been over. */
 static void sweep(struct batches *bs)
 {
+    struct err e = {0};
+    int n = 0;
     files_expire(bs->options.files);
     pthread_mutex_lock(&bs->lock);
     for (struct batch *b = bs->first, *next; b; b = next) {
@@ -204,8 +206,11 @@ static void sweep(struct batches *bs)
         snprintf(name, sizeof name, "%s.json", b->id);
         folder_drop(bs->options.folder, name);
         remove_batch(bs, b);
+        n++;
     }
     pthread_mutex_unlock(&bs->lock);
+    if (n > 0 && folder_sync(bs->options.folder, &e) != 0)
+        log_warn("event=batches_not_synced reason=\"%s\"", e.msg);
 }
 
 /* ---- the thread ---- */

@@ -282,6 +282,8 @@ int files_delete(struct files *files, const char *id, json_t **reply, struct err
         drop(files, id);
     pthread_mutex_unlock(&files->lock);
     if (rc == 0)
+        rc = folder_sync(files->folder, e);
+    if (rc == 0)
         *reply = json_pack("{s:s, s:s, s:b}", "id", id, "object", "file", "deleted", 1);
     return rc;
 }
@@ -311,13 +313,19 @@ void files_expire(struct files *files)
     const char *id;
     json_t *object;
     void *next;
+    struct err e = {0};
+    int n = 0;
     pthread_mutex_lock(&files->lock);
     json_object_foreach_safe(files->all, next, id, object)
     {
-        if (!is_wanted(object, &any) && count_uses(files, id) == 0)
-            drop(files, id);
+        if (is_wanted(object, &any) || count_uses(files, id) > 0)
+            continue;
+        drop(files, id);
+        n++;
     }
     pthread_mutex_unlock(&files->lock);
+    if (n > 0 && folder_sync(files->folder, &e) != 0)
+        log_warn("event=files_not_synced reason=\"%s\"", e.msg);
 }
 
 json_t *files_list(struct files *files, const struct page_of *page, struct err *e)

@@ -192,9 +192,12 @@ int folder_keep(struct folder *f, int fd, const char *temporary, const char *nam
 {
     if (fsync(fd) != 0 || renameat(f->fd, temporary, f->fd, name) != 0)
         return folder_write_error("--files: a new file", e);
-    if (fsync(f->fd) == 0)
-        return 0;
-    return folder_write_error("--files: the folder", e);
+    return folder_sync(f, e);
+}
+
+int folder_sync(struct folder *f, struct err *e)
+{
+    return fsync(f->fd) == 0 ? 0 : folder_write_error("--files: the folder", e);
 }
 
 void folder_drop(struct folder *f, const char *name)

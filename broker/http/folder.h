@@ -39,6 +39,8 @@ int folder_temporary(struct folder *f, char name[FOLDER_NAME_BYTES], struct err 
  * and nothing has the name. The descriptor stays open. */
 int folder_keep(struct folder *f, int fd, const char *temporary, const char *name, struct err *e);
 void folder_drop(struct folder *f, const char *name);
+/* Syncs what was dropped. Returns 0 or ASSAY_EIO. */
+int folder_sync(struct folder *f, struct err *e);
 /* Replaces a file by this text, or leaves it as it was. */
 int folder_write(struct folder *f, const char *name, const char *text, struct err *e);
 /* Opens a file to read: a descriptor, or ASSAY_EGONE or ASSAY_EIO. */

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -101,6 +102,15 @@ static void a_folder_of_others_is_refused(void **state)
     assert_int_equal(folder_open(&folder, "/tmp/no/such/folder", &e), ASSAY_EFORMAT);
 }
 
+static int n_syncs;
+
+/* In place of the library's. */
+int fsync(int fd)
+{
+    n_syncs++;
+    return (int)syscall(SYS_fsync, fd);
+}
+
 static json_t *add_file_for(struct files *files, struct folder *folder, const char *id,
     const char *text, int64_t expires_after_s)
 {
@@ -173,7 +183,9 @@ static void files_are_there_after_a_start(void **state)
     files_hold(files, id);
     assert_int_equal(files_delete(files, id, &reply, &e), ASSAY_ESTATE);
     files_release(files, id);
+    n_syncs = 0;
     assert_int_equal(files_delete(files, id, &reply, &e), 0);
+    assert_int_equal(n_syncs, 1); /* what is said to be deleted stays so */
     json_decref(reply);
     assert_int_equal(files_delete(files, id, &reply, &e), ASSAY_EGONE);
     assert_false(exists(*state, id));
