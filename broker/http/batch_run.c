@@ -20,6 +20,7 @@
 #define FULL_MS 10000 /* after a write that failed */
 #define PURGE_MS 10000
 #define HELD_MS 5000
+#define MOST_TRIES 10 /* of a disk that fails; one that is full is waited for */
 
 static json_int_t now_s(void)
 {
@@ -545,6 +546,8 @@ static int handle(struct batches *bs, struct batch *b, const struct err *why)
         return wait_ms(b, AGAIN_MS);
     case ASSAY_EFULL:
     case ASSAY_EIO:
+        if (why->code == ASSAY_EIO && ++b->n_tries >= MOST_TRIES)
+            return fail(bs, b, "server_error", why->msg);
         log_warn("event=batch_waits id=%s reason=\"%s\"", b->id, why->msg);
         forget_results(bs, b->run);
         return wait_ms(b, FULL_MS);
@@ -597,7 +600,9 @@ int batch_step(struct batches *bs, struct batch *b)
     if (!b->run && !has_place(bs))
         return wait_ms(b, POLL_MS);
     if (!b->run && begin(bs, b, &e) != 0)
-        return e.code == ASSAY_EIO ? wait_ms(b, FULL_MS) : fail(bs, b, "invalid_input_file", e.msg);
+        return e.code == ASSAY_EIO && ++b->n_tries < MOST_TRIES
+                   ? wait_ms(b, AGAIN_MS)
+                   : fail(bs, b, "invalid_input_file", e.msg);
     const char *ends = early_end(bs, b);
     int is_new = batch_number(bs, b, 1, "chunk_rows") == 0;
     if (is_new && ends)

@@ -53,6 +53,7 @@ struct batch {
     /* The thread's: */
     struct run *run;  /* NULL: not begun, or put aside */
     int is_held;      /* its job waits for another checkpoint or adapter */
+    int n_tries;      /* in which a file could not be read or written */
     long long due_ms; /* nothing is to be done before */
 };
 

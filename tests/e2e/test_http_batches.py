@@ -216,6 +216,18 @@ def test_input_that_is_wrong_fails_the_batch(directory, contents, code, line, pa
         assert not broker.sql("select key from jobs where key like 'assay-batch/%'")
 
 
+def test_an_input_that_cannot_be_read(http):
+    """A disk that fails for long ends the batch, with the reason."""
+    file = http.upload(lines([{"input": "a"}]))["id"]
+    (http.folder / file).unlink()
+    (http.folder / file).mkdir()
+    batch = http.ok("/v1/batches", {"input_file_id": file, "endpoint": "/v1/classify", "completion_window": "24h"})
+    done = http.wait(batch)
+    [error] = done["errors"]["data"]
+    assert done["status"] == "failed" and error["code"] == "invalid_input_file" and "regular file" in error["message"]
+    (http.folder / file).rmdir()
+
+
 def test_all_lines_are_for_one_model(directory, tmp_path):
     models = {"a": MODEL, "b": changed_model(tmp_path / "b", -0.5)}
     expected = alone(tmp_path / "alone", models, "b", [{"text": "x"}])
