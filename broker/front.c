@@ -17,7 +17,7 @@
 #define FIRST_DELAY_MS 1000
 #define MOST_DELAY_MS 30000
 #define STEADY_MS 60000 /* a process that ran so long was a good one */
-#define OWN_WORDS 5     /* of its command: the program, and two options of ours */
+#define OWN_WORDS 7     /* of its command: the program, and three options of ours */
 
 struct front {
     char program[4096], url[300], failure[256];
@@ -74,6 +74,10 @@ static void write_command(struct front *f, const struct options *o, const char *
     f->argv[n++] = (char *)(o->n_listen > 0 ? o->listen[0] : data);
     f->argv[n++] = (char *)"--listen";
     f->argv[n++] = (char *)o->http;
+    if (o->log_json) { /* what follows may say otherwise */
+        f->argv[n++] = (char *)"--log-format";
+        f->argv[n++] = (char *)"json";
+    }
     for (int i = 0; i < o->n_http_words; i++)
         f->argv[n++] = (char *)o->http_words[i];
 }

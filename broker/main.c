@@ -339,6 +339,8 @@ int main(int argc, char **argv)
             printf("assayd %s\n", ASSAY_VERSION);
         return stdout_end("assayd");
     }
+    if (options.log_json)
+        log_use_json();
     log_init("assayd", -1, (enum log_level)options.log_level);
     umask(077); /* database and sockets are the owner's alone, in any directory */
     if (options.exit_with_parent && !follow_parent(options.exit_with_parent))

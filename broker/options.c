@@ -20,7 +20,22 @@
 #include "schema/suggest.h"
 #include "schema/utf8.h"
 
-enum kind { TEXT, INT, INT64, FLAG, LISTEN, DEVICE, GPUS, MODEL, LORA, LEVEL, PARENT, SIZE, AGE };
+enum kind {
+    TEXT,
+    INT,
+    INT64,
+    FLAG,
+    LISTEN,
+    DEVICE,
+    GPUS,
+    MODEL,
+    LORA,
+    LEVEL,
+    LOG_FORMAT,
+    PARENT,
+    SIZE,
+    AGE
+};
 
 static const struct {
     const char *name, *argument, *help;
@@ -116,6 +131,8 @@ static const struct {
         TEXT, offsetof(struct options, worker), 0, 0},
     {"log-level", "LEVEL", "error, warn, info or debug (default info)", LEVEL,
         offsetof(struct options, log_level), 0, 0},
+    {"log-format", "FORM", "text or json: the form of log lines, the workers' too (default text)",
+        LOG_FORMAT, offsetof(struct options, log_json), 0, 0},
     {"quant", "none|fp8|int8",
         "quantization of the layers' matrices; fp8 on GPUs only (default none)", TEXT,
         offsetof(struct options, quant), 0, 0},
@@ -373,6 +390,11 @@ static int take_option(struct options *o, int i, const char *value)
     case LEVEL:
         o->log_level = log_level_from_name(value);
         return o->log_level < 0 ? complain("log-level", "error, warn, info or debug", value) : 0;
+    case LOG_FORMAT:
+        o->log_json = strcmp(value, "json") == 0;
+        return o->log_json || strcmp(value, "text") == 0
+                   ? 0
+                   : complain("log-format", "text or json", value);
     default:
         return take_number(o, i, value);
     }

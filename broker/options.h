@@ -33,7 +33,8 @@ struct options {
     uint32_t n_loras;
     enum options_device device;
     int gpus[OPTIONS_MAX_GPUS], n_gpus; /* n_gpus 0: not given */
-    int tp, pp, replicas, threads, max_batch_tokens, max_len, hang_ms, start_ms, log_level;
+    int tp, pp, replicas, threads, max_batch_tokens, max_len, hang_ms, start_ms, log_level,
+        log_json;
     int64_t min_free_bytes, max_message_bytes, max_rows_per_message, max_queued_bytes;
     int exit_with_parent; /* 0: no; the parent's process id; -1: whichever parent it has */
     int64_t score_cache;  /* bytes; 0: none */

@@ -53,7 +53,7 @@ static int check_peers(struct device *d, const struct peer *peers, uint32_t n, s
     for (uint32_t b = 1; comm_rank(d->comm) == 0 && b < n; b++) {
         int can = 0;
         cudaDeviceCanAccessPeer(&can, d->index, peers[b].index);
-        log_info("event=peer rank=%u gpu=%d name=\"%s\" direct_access=%s", b, peers[b].index,
+        log_info("event=peer of_rank=%u gpu=%d name=\"%s\" direct_access=%s", b, peers[b].index,
             peers[b].name, can ? "yes" : "no");
     }
     return 0;

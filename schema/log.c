@@ -1,4 +1,4 @@
-/* log.c - see log.h. A line is formatted whole and written with one write(2), so lines of processes
+/* log.c - see log.h. A line is formatted whole (log_line.c) and written with one write(2), so lines of processes
  * that share a stderr do not mix.
  *
  * No write waits. O_NONBLOCK belongs to the open file, which other processes have too, so a pipe or
@@ -17,10 +17,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "schema/utf8.h"
+#include "schema/log_line.h"
 
 static const char *log_role = "assay";
 static int log_rank = -1;
+static int log_json;
 static enum log_level log_level = LOG_LEVEL_INFO;
 static int log_fd = STDERR_FILENO;
 static int log_is_socket;
@@ -58,18 +59,38 @@ int log_level_from_name(const char *name)
     return -1;
 }
 
-static int put_head(char *line, size_t size, enum log_level level)
+void log_use_json(void)
+{
+    log_json = 1;
+}
+
+int log_is_json(void)
+{
+    return log_json;
+}
+
+static size_t write_text(
+    char *line, size_t size, enum log_level level, const char *format, va_list args)
 {
     struct timespec ts;
     struct tm tm;
+    char time[96];
     clock_gettime(CLOCK_REALTIME, &ts);
     gmtime_r(&ts.tv_sec, &tm);
-    char rank[16] = "-";
-    if (log_rank >= 0)
-        snprintf(rank, sizeof rank, "%d", log_rank);
-    return snprintf(line, size, "%04d-%02d-%02dT%02d:%02d:%02d.%03ldZ %s %s %s ", tm.tm_year + 1900,
-        tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec, ts.tv_nsec / 1000000,
-        level_names[level], log_role, rank);
+    snprintf(time, sizeof time, "%04d-%02d-%02dT%02d:%02d:%02d.%03ldZ", tm.tm_year + 1900,
+        tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec, ts.tv_nsec / 1000000);
+    struct log_head head = {time, level_names[level], log_role, log_rank};
+    return log_line_write(line, size, &head, log_json, format, args);
+}
+
+__attribute__((format(printf, 4, 5))) static size_t write_words(
+    char *line, size_t size, enum log_level level, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    size_t len = write_text(line, size, level, format, args);
+    va_end(args);
+    return len;
 }
 
 /* Returns whether stderr takes a line, now or within wait_ms. */
@@ -93,14 +114,15 @@ static int write_whole(const char *line, size_t len)
 /* Says how many lines were lost, if any were. Returns -1 where this one is, too. */
 static int write_lost(void)
 {
-    char line[256] = "\n"; /* first, where a line is torn */
+    char line[LOG_LINE_LEAST + 1] = "\n"; /* first, where a line is torn */
     unsigned n = atomic_exchange(&log_lost, 0);
     if (n == 0)
         return 0;
     size_t torn = log_torn != 0;
-    size_t len = torn + (size_t)put_head(line + torn, sizeof line - torn, LOG_LEVEL_WARN);
-    len += (size_t)snprintf(line + len, sizeof line - len,
-        "event=log_lines_lost n=%u reason=\"stderr took no more, since nobody read it\"\n", n);
+    size_t len = torn + write_words(line + torn, LOG_LINE_LEAST, LOG_LEVEL_WARN,
+                            "event=log_lines_lost n=%u reason=\"stderr took no more, since nobody "
+                            "read it\"",
+                            n);
     log_torn = 0;
     if (write_whole(line, len) == 0)
         return 0;
@@ -123,15 +145,7 @@ static void put_line(enum log_level level, int wait_ms, const char *fmt, va_list
     char line[LINE_BYTES];
     if (level > log_level)
         return;
-    size_t head = (size_t)put_head(line, sizeof line - 1, level);
-    int n = vsnprintf(line + head, sizeof line - 1 - head, fmt, args);
-    size_t len = head + (n > 0 ? (size_t)n : 0);
-    if (len > sizeof line - 2)
-        len = sizeof line - 2;
-    line[len] = '\0';
-    utf8_make_printable(line + head); /* names and messages may come from outside */
-    len = strlen(line);
-    line[len++] = '\n';
+    size_t len = write_text(line, sizeof line, level, fmt, args);
     write_line(line, len, wait_ms);
 }
 

@@ -31,6 +31,7 @@ const char worker_help[] =
     "  --max-len N              longest row in tokens (default: the model's)\n"
     "  --digest-cache FILE     file that keeps the checkpoint's digest\n"
     "  --log-level LEVEL       error, warn, info or debug (default info)\n"
+    "  --log-format FORM       text or json (default text)\n"
     "  --rank N --control ENDPOINT --incarnation N --input-fd N --output-fd N --comm-fd N\n"
     "  --pipeline-fd N --parent-fd N --threads N --max-batch-tokens N --max-rows N --isa NAME "
     "--deadline-ms N\n"
@@ -61,6 +62,8 @@ static int check_options(const struct worker_options *o)
         return usage("expected --model DIR, found none");
     if (log_level_from_name(o->log_level) < 0)
         return usage("--log-level: expected error, warn, info or debug, found '%s'", o->log_level);
+    if (strcmp(o->log_format, "text") != 0 && strcmp(o->log_format, "json") != 0)
+        return usage("--log-format: expected text or json, found '%s'", o->log_format);
     if (strcmp(o->weights, "auto") != 0 && strcmp(o->weights, "single") != 0 &&
         strcmp(o->weights, "index") != 0)
         return usage("--weights: expected auto, single or index, found '%s'", o->weights);
@@ -103,6 +106,7 @@ int worker_options_parse(struct worker_options *o, int argc, char **argv)
 {
     *o = (struct worker_options){.isa = "auto",
         .log_level = "info",
+        .log_format = "text",
         .quant = "none",
         .dtype = "auto",
         .weights = "auto",
@@ -122,9 +126,9 @@ int worker_options_parse(struct worker_options *o, int argc, char **argv)
         .start_ms = 600000};
     const struct known_option table[] = {{"model", TEXT, &o->model}, {"control", TEXT, &o->control},
         {"isa", TEXT, &o->isa}, {"digest-cache", TEXT, &o->digest_cache},
-        {"log-level", TEXT, &o->log_level}, {"describe", FLAG, &o->describe},
-        {"help", FLAG, &o->help}, {"rank", NUMBER, &o->rank}, {"tp", NUMBER, &o->tp},
-        {"pp", NUMBER, &o->pp}, {"pipeline-fd", NUMBER, &o->pipeline_fd},
+        {"log-level", TEXT, &o->log_level}, {"log-format", TEXT, &o->log_format},
+        {"describe", FLAG, &o->describe}, {"help", FLAG, &o->help}, {"rank", NUMBER, &o->rank},
+        {"tp", NUMBER, &o->tp}, {"pp", NUMBER, &o->pp}, {"pipeline-fd", NUMBER, &o->pipeline_fd},
         {"incarnation", NUMBER, &o->incarnation}, {"input-fd", NUMBER, &o->input_fd},
         {"output-fd", NUMBER, &o->output_fd}, {"comm-fd", NUMBER, &o->comm_fd},
         {"parent-fd", NUMBER, &o->parent_fd}, {"threads", NUMBER, &o->threads},

@@ -7,8 +7,8 @@
 #include "schema/adapters.h"
 
 struct worker_options {
-    const char *model, *control, *isa, *digest_cache, *log_level, *cache_dir, *quant, *dtype,
-        *weights, *activations, *head;
+    const char *model, *control, *isa, *digest_cache, *log_level, *log_format, *cache_dir, *quant,
+        *dtype, *weights, *activations, *head;
     const char *digest, *identity; /* what the broker knows of the checkpoint; NULL: nothing */
     long describe, help, rank, tp, incarnation, input_fd, output_fd, comm_fd, parent_fd, threads,
         max_batch_tokens, max_len, max_rows, deadline_ms, start_ms, gpu, kv_cache, pp, pipeline_fd;

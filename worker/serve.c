@@ -512,6 +512,8 @@ int worker_main(int argc, char **argv, const struct ops *ops)
         fputs(worker_help, stdout);
         return stdout_end("assay-worker");
     }
+    if (strcmp(o->log_format, "json") == 0)
+        log_use_json();
     log_init("assay-worker", (int)o->rank, (enum log_level)log_level_from_name(o->log_level));
     if (o->describe)
         return describe(o, ops);

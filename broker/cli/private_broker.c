@@ -163,6 +163,18 @@ int private_broker_start(
 
 enum weight { NOTHING, UNFORMED, WARNING, ERROR }; /* how much a line of the log matters */
 
+/* Ends the text at its closing quote, and takes the backslashes away that quotes and backslashes have
+ * in a log. */
+static void unquote(char *text)
+{
+    char *to = text;
+    for (const char *at = text; *at && *at != '"'; at++) {
+        at += *at == '\\' && at[1] != '\0';
+        *to++ = *at;
+    }
+    *to = '\0';
+}
+
 /* Extracts the message of a log line, without its head (time, level, role, rank). */
 static enum weight read_words(char *line, char *text, size_t size)
 {
@@ -175,10 +187,10 @@ static enum weight read_words(char *line, char *text, size_t size)
     char *at = line;
     for (int i = 0; i < (of_usage ? 1 : 4) && strchr(at, ' '); i++)
         at = strchr(at, ' ') + 1;
-    char *quoted = strstr(at, " error=\""), *end = strrchr(at, '"');
-    if (quoted && end > quoted + 8) { /* the reason, without its key in the log */
+    char *quoted = strstr(at, " error=\"");
+    if (quoted) { /* the reason, without its key in the log */
         at = quoted + 8;
-        *end = '\0';
+        unquote(at);
     }
     snprintf(text, size, "%.390s", at);
     return weight;

@@ -168,6 +168,8 @@ int main(int argc, char **argv)
             printf("assay-http %s\n", ASSAY_VERSION);
         return stdout_end("assay-http");
     }
+    if (options.log_json)
+        log_use_json();
     log_init("assay-http", -1, (enum log_level)options.log_level);
     if (sodium_init() < 0)
         die(EX_SOFTWARE, "libsodium cannot start");

@@ -13,7 +13,7 @@
 #include "schema/suggest.h"
 #include "schema/utf8.h"
 
-enum kind { TEXT, NUMBER, NAME, LEVEL };
+enum kind { TEXT, NUMBER, NAME, LEVEL, FORM };
 
 static const struct {
     const char *name, *argument, *help;
@@ -52,6 +52,7 @@ static const struct {
     {"timeout", "SECONDS", "longest time for the scores of a request (default 600)", NUMBER,
         offsetof(struct http_options, timeout_s), 1, 86400},
     {"log-level", "LEVEL", "error, warn, info or debug (default info)", LEVEL, 0, 0, 0},
+    {"log-format", "FORM", "text or json: the form of log lines (default text)", FORM, 0, 0, 0},
 };
 
 const char http_about[] =
@@ -122,6 +123,10 @@ static int take(struct http_options *o, int k, const char *text)
     case LEVEL:
         o->log_level = log_level_from_name(text);
         return o->log_level < 0 ? usage("log-level", "error, warn, info or debug", text) : 0;
+    case FORM:
+        o->log_json = strcmp(text, "json") == 0;
+        return o->log_json || strcmp(text, "text") == 0 ? 0
+                                                        : usage("log-format", "text or json", text);
     default:
         *(const char **)((char *)o + table[k].at) = text;
         return *text ? 0 : usage(table[k].name, table[k].argument, text);

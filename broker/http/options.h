@@ -12,6 +12,7 @@ struct http_options {
     const char *names[CARD_MAX_NAMES]; /* --served-model-name */
     int n_names;
     int64_t max_body_bytes, timeout_s, max_connections, max_file_bytes, log_level;
+    int log_json;
     int help, version;
 };
 

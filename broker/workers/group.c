@@ -225,7 +225,7 @@ static int on_done(struct group *g, const struct control *c, struct err *e)
 {
     struct in_flight_batch *f = in_flight_find(&g->in_flight, &c->token);
     if (!f) {
-        log_warn("event=stale_done rank=%d slot=%u", c->rank, c->token.slot);
+        log_warn("event=stale_done of_rank=%d slot=%u", c->rank, c->token.slot);
         return 0;
     }
     int rc = in_flight_done(&g->in_flight, f, c, e);
@@ -249,7 +249,7 @@ static int on_message(struct group *g, const uint8_t *bytes, size_t len, uint32_
         rc = err_set(e, ASSAY_EBADMSG, "it is of rank %d, incarnation %llu", c.rank,
             (unsigned long long)c.incarnation);
     if (rc != 0) {
-        log_warn("event=bad_control rank=%u error=\"%s\"", rank, e->msg);
+        log_warn("event=bad_control of_rank=%u error=\"%s\"", rank, e->msg);
         return 0;
     }
     switch (c.type) {
@@ -261,7 +261,7 @@ static int on_message(struct group *g, const uint8_t *bytes, size_t len, uint32_
         g->failures.said_exit = c.code > 0 && c.code < 256 ? (int)c.code : 0;
         return err_set(e, ASSAY_EINTERNAL, "rank %u: %s", rank, c.message);
     default:
-        log_warn("event=bad_control rank=%u type=%d", rank, (int)c.type);
+        log_warn("event=bad_control of_rank=%u type=%d", rank, (int)c.type);
         return 0;
     }
 }

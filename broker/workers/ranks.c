@@ -101,6 +101,10 @@ static int start_rank(struct ranks *r, uint32_t rank, const struct stage *stage,
         argv[n++] = "--identity";
         argv[n++] = o->identity;
     }
+    if (log_is_json()) {
+        argv[n++] = "--log-format";
+        argv[n++] = "json";
+    }
     for (uint32_t i = 0; o->adapters && i < o->adapters->list.n; i++) {
         argv[n++] = "--lora";
         argv[n++] = o->adapters->loras[i];
@@ -179,7 +183,7 @@ void ranks_send(struct ranks *r, uint32_t rank, const struct control *c)
     int n = snprintf(name, sizeof name, "r%u", rank);
     if (zmq_send(r->socket, name, (size_t)n, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0 ||
         zmq_send(r->socket, r->writer.buffer.data, r->writer.buffer.size, ZMQ_DONTWAIT) < 0)
-        log_debug("event=control_not_sent rank=%u error=%s", rank, zmq_strerror(errno));
+        log_debug("event=control_not_sent of_rank=%u error=%s", rank, zmq_strerror(errno));
 }
 
 void ranks_send_all(struct ranks *r, const struct control *c)
