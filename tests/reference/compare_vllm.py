@@ -30,6 +30,7 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 import vllm  # noqa: E402
 from vllm.config import PoolerConfig  # noqa: E402
+from vllm.lora.request import LoRARequest  # noqa: E402
 
 import checkpoint  # noqa: E402
 import make_models  # noqa: E402
@@ -114,13 +115,13 @@ def adapted(directory, config):
 
 # ---- vLLM's values ----
 
-def open_model(directory, kind, given=({}, {})):
-    """`kind`: LAST, STEP or ALL; None: as vLLM takes it by itself."""
+def open_model(directory, kind, given=({}, {}), **more):
+    """`kind`: LAST, STEP or ALL; None: as vLLM takes it by itself. `more`: settings of vllm.LLM."""
     by_token = {"task": "token_classify", "tok_pooling_type": kind}
     task = {"LAST": {"task": "classify", "seq_pooling_type": "LAST"}, None: {}}.get(kind, by_token)
-    return vllm.LLM(model=str(directory), runner="pooling", enforce_eager=True, dtype="float32", max_model_len=1024, max_num_seqs=8,
+    return vllm.LLM(model=str(directory), runner="pooling", enforce_eager=True, max_model_len=1024, max_num_seqs=8,
                     enable_prefix_caching=False, disable_log_stats=True, hf_overrides=given[0],
-                    pooler_config=PoolerConfig(**task, **given[1]))
+                    pooler_config=PoolerConfig(**task, **given[1]), **{"dtype": "float32", **more})
 
 
 def kind_of(how, is_sequence):
@@ -158,13 +159,17 @@ def labels_of(config):
                 if name.endswith("weight") and not name.startswith(("lm_head", "score.0")))
 
 
-def in_vllm(directory, config, rows, kind, given):
-    model, labels = open_model(directory, kind, given), labels_of(config)
+def in_vllm(directory, config, rows, kind, given, more):
+    """`more`: settings of vllm.LLM, and under `adapters` the directory of each adapter by its name."""
+    adapters = {name: LoRARequest(name, k + 1, str(path)) for k, (name, path) in enumerate(more.get("adapters", {}).items())}
+    more = {key: value for key, value in more.items() if key != "adapters"}
+    model, labels = open_model(directory, kind, given, **more), labels_of(config)
     how = [how_of(config, row) for row in rows]
     params = [vllm.PoolingParams(use_activation=does_itself(one, kind, labels),
                                  step_tag_id=one["step_token"] if kind == "STEP" else None) for one in how]
     found = model.encode([{"prompt_token_ids": row["ids"]} for row in rows], params, use_tqdm=False,
-                         pooling_task="classify" if kind == "LAST" else "token_classify")
+                         pooling_task="classify" if kind == "LAST" else "token_classify",
+                         lora_request=[adapters.get(row.get("adapter")) for row in rows] if adapters else None)
     return [pooled(out.outputs.data, one, kind, len(row["ids"]), labels) for out, one, row in zip(found, how, rows)]
 
 
@@ -186,8 +191,8 @@ def in_child(act, *arguments):
         return pickle.load(out) if code == 0 else f"ended by signal {code}"
 
 
-def vllm_values(directory, config, rows):
-    """(values or words of refusal, how it was given). First the directory as it is, where that may work."""
+def vllm_values(directory, config, rows, **more):
+    """(values or words of refusal, how it was given). `more`: as in_vllm has it."""
     is_sequence = config["architectures"][0].endswith("SequenceClassification")
     given = adapted(directory, config)
     write_token_names(directory, config["vocab_size"])
@@ -195,7 +200,7 @@ def vllm_values(directory, config, rows):
     found = {}
     for kind in ("LAST", "STEP", "ALL"):
         mine = [k for k, row in enumerate(rows) if kind_of(how_of(config, row), is_sequence) == kind]
-        values = in_child(in_vllm, directory, config, [rows[k] for k in mine], kind, given) if mine else []
+        values = in_child(in_vllm, directory, config, [rows[k] for k in mine], kind, given, more) if mine else []
         if isinstance(values, str):
             return values, given[2]
         found.update(zip(mine, values))
@@ -204,14 +209,15 @@ def vllm_values(directory, config, rows):
 
 # ---- Assay's values ----
 
-def assay_values(program, directory, config, rows):
-    lines = [json.dumps({"input_ids": row["ids"], **({"pool": row["pool"]} if "pool" in row else {})}) for row in rows]
+def assay_values(program, directory, config, rows, options=()):
+    fields = [{key: row[key] for key in ("pool", "adapter") if row.get(key)} for row in rows]
+    lines = [json.dumps({"input_ids": row["ids"], **more}) for row, more in zip(rows, fields)]
     head = ["--head", config[checkpoint.HEAD]] if config.get(checkpoint.HEAD, "value") != "value" else []
     with tempfile.TemporaryDirectory() as work:
         work = pathlib.Path(work)
         (work / "rows.jsonl").write_text("\n".join(lines) + "\n")
-        subprocess.run([program, "score", work / "rows.jsonl", "-o", work / "out.jsonl", "--model", directory, *head], check=True,
-                       capture_output=True)
+        subprocess.run([program, "score", work / "rows.jsonl", "-o", work / "out.jsonl", "--model", directory, *head, *options],
+                       check=True, capture_output=True)
         found = [json.loads(line) for line in (work / "out.jsonl").read_text().splitlines()]
     assert not [row for row in found if row["error"]], found
     return [flat(row.get("score", row.get("scores", row.get("steps")))) for row in found]
@@ -223,10 +229,10 @@ def flat(found):
 
 # ---- the comparison ----
 
-def largest(found, rows):
+def largest(found, rows, key="values"):
     for values, row in zip(found, rows, strict=True):
-        assert len(values) == len(row["values"]), (len(row["ids"]), row.get("pool"), len(values), len(row["values"]))
-    return max(abs(a - b) for values, row in zip(found, rows) for a, b in zip(values, row["values"]))
+        assert len(values) == len(row[key]), (len(row["ids"]), row.get("pool"), len(values), len(row[key]))
+    return max(abs(a - b) for values, row in zip(found, rows) for a, b in zip(values, row[key]))
 
 
 def words_of(why):
@@ -281,6 +287,35 @@ As published, without what stands under "given to vLLM":
 |---|---|---|
 {published}
 
+## Adapters
+
+Written by PEFT with random weights: three of rank 16 on all linear modules (alphas 16, 32, and 16
+with `use_rslora`) and one of rank 4 on `q_proj` and `v_proj`, and rows of the base, mixed in one
+call (`compare_vllm_forms.py`). The reference is the base with the adapter merged by PEFT, in
+float32. A quantized base is the values that its stored numbers mean.
+
+| base | architecture | rows | type of vLLM | vLLM, rows with an adapter | vLLM, rows of the base among them | Assay, all |
+|---|---|---|---|---|---|---|
+{adapters}
+
+## Quantized checkpoints
+
+Those of `tests/reference/make_quantized.py`, with head_dim raised as above. The reference is
+transformers in float32: "weights" over the values that the stored numbers mean, "rounded" with the
+inputs of each quantized product rounded as the file says, by compressed-tensors' own forward
+(`--activations weights-only` and `as-stored` in Assay). vLLM in float32 and in bfloat16, and Assay
+with `--dtype bf16` beside the latter.
+
+| checkpoint | rows | reference | vLLM float32 | Assay float32 | vLLM bfloat16 | Assay bfloat16 |
+|---|---|---|---|---|---|---|
+{quantized}
+
+Where the table says "no":
+
+| checkpoint | type | vLLM's words |
+|---|---|---|
+{not_taken}
+
 ## Where vLLM differs unless told
 
 - It applies an activation: softmax where there are several labels, the sigmoid where there is one.
@@ -300,6 +335,11 @@ As published, without what stands under "given to vLLM":
 - Its YaRN is not the same from run to run: of four runs on one machine, two gave rope-yarn's scores
   up to 0.13 away, the others within 1.5e-06. transformers' and Assay's were the same each time.
 - Its Qwen2 takes no `head_dim` from config.json: it divides the hidden size by the heads.
+- A row without an adapter, in a batch with rows that have one, gets the adapter of the last place on
+  CPUs: its PyTorch kernels look the place up by number, which is -1 for no adapter. Alone, or with no
+  adapter in its batch, such a row has the base's score.
+- Its build for CPUs with AVX2 alone has no 4-bit product (`cpu_gemm_wna16`, which those for AVX-512
+  and AMX have), and so takes no W4A16, GPTQ and AWQ checkpoint. The table is of such a CPU.
 """
 
 
@@ -307,19 +347,53 @@ def needs_renaming(config):
     return config["architectures"][0] in ("RewardModel", "Qwen2ForPrmModel") or config.get(checkpoint.HEAD) == "value"
 
 
+def table(rows):
+    return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in rows)
+
+
+def number(found):
+    return "no" if isinstance(found, str) else f"{found:.1e}"
+
+
+def adapter_rows(ones):
+    for one in ones:
+        for dtype, found in one["vllm"].items():
+            cells = ["no", "no"] if isinstance(found, str) else [number(found[who]) for who in ("adapters", "base")]
+            yield one["model"], one["architecture"], one["rows"], dtype, *cells, number(one["assay"])
+
+
+def quantized_rows(ones):
+    for one in ones:
+        for key, ours in one["assay"].items():
+            vllm_has = {dtype: found if isinstance(found, str) else found[key] for dtype, found in one["vllm"].items()}
+            cells = [number(side[dtype]) for dtype in ("float32", "bfloat16") for side in (vllm_has, ours)]
+            yield one["model"], one["rows"], {"values": "weights", "rounded": "rounded"}[key], *cells
+
+
+def refusals(ones):
+    """A checkpoint's refusals, those with the same words together."""
+    for one in ones:
+        by_words = {}
+        for dtype, found in one["vllm"].items():
+            if isinstance(found, str):
+                by_words.setdefault(words_of(found), []).append(dtype)
+        for words, dtypes in by_words.items():
+            yield one["model"], ", ".join(dtypes), words
+
+
 def write_page(lines):
     found = list({one["model"]: one for one in map(json.loads, lines)}.values())
-    found.sort(key=lambda one: MODELS.index(one["model"]) if one["model"] in MODELS else len(MODELS))
-    taken = [one for one in found if not isinstance(one["vllm"], str)]
-    refused = [one for one in found if isinstance(one["vllm"], str)]
-    published = [one for one in found if one["published"]]
-    tables = {"table": [(one["rows"], one["given"] or "as it is", f"{one['vllm']:.1e}", f"{one['assay']:.1e}") for one in taken],
-              "refused": [(f"{one['assay']:.1e}", words_of(one["vllm"])) for one in refused],
-              "published": [(words_of(one["published"]),) for one in published]}
-    tables = {key: "\n".join("| " + " | ".join(map(str, (one["model"], one["architecture"], *cells))) + " |"
-                             for one, cells in zip(ones, tables[key], strict=True))
-              for key, ones in (("table", taken), ("refused", refused), ("published", published))}
-    OUT.write_text(PAGE.format(date=datetime.date.today(), vllm=vllm.__version__, transformers=transformers.__version__, **tables))
+    kinds = {kind: [one for one in found if one.get("kind", "") == kind] for kind in ("", "adapters", "quantized")}
+    plain = sorted(kinds[""], key=lambda one: MODELS.index(one["model"]) if one["model"] in MODELS else len(MODELS))
+    cells = {"table": [(one["model"], one["architecture"], one["rows"], one["given"] or "as it is", number(one["vllm"]), number(one["assay"]))
+                       for one in plain if not isinstance(one["vllm"], str)],
+             "refused": [(one["model"], one["architecture"], number(one["assay"]), words_of(one["vllm"]))
+                         for one in plain if isinstance(one["vllm"], str)],
+             "published": [(one["model"], one["architecture"], words_of(one["published"])) for one in plain if one["published"]],
+             "adapters": adapter_rows(kinds["adapters"]), "quantized": quantized_rows(kinds["quantized"]),
+             "not_taken": refusals(kinds["adapters"] + kinds["quantized"])}
+    OUT.write_text(PAGE.format(date=datetime.date.today(), vllm=vllm.__version__, transformers=transformers.__version__,
+                               **{key: table(rows) for key, rows in cells.items()}))
 
 
 def main():

