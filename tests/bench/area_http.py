@@ -1,4 +1,5 @@
-"""v2: samples posted one a request through assay-http, against one job of the same rows through the socket."""
+"""v2: samples posted one a request through assay-http, against one job of the same rows through the socket; and assay-http beside
+vLLM's server (area_serve.py)."""
 import json
 import pathlib
 import random
@@ -14,6 +15,7 @@ from common import Row, harness, say
 
 sys.path.insert(0, str(common.HERE.parent / "e2e"))
 from http_harness import Http  # noqa: E402
+import area_serve  # noqa: E402
 
 PROMPTS, RESPONSES = 8, 32
 CLIENT = """
@@ -82,3 +84,4 @@ def v2():
         yield Row("v2", f"{shape}: rows/s posted one a request / in one job", f"{n / statistics.median(by_http):.0f} rows/s",
                   f"{n / statistics.median(job):.0f} rows/s", statistics.median(a / b for a, b in zip(job, by_http)), 0.9)
         yield Row("v2", "the same in tokens computed, of one job / one a request", f"{computed[1]:,}", f"{computed[0]:,}", computed[0] / computed[1])
+    yield from area_serve.beside_vllm()

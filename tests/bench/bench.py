@@ -3,7 +3,7 @@
     make bench                                    everything (FIGURES below); README.md here says what each one is
     make bench WHAT="b1 c1"                       some of it
     make bench OUT=DIR                            where results.json, README.md and plots/ go (default build/bench/out)
-    make bench PEER_PYTHON=PYTHON PEER_LLAMA=DIR  with peers that are not installed by `make deps`
+    make bench PEER_PYTHON=PYTHON PEER_LLAMA=DIR PEER_VLLM=PYTHON  with peers that are not installed by `make deps`
 
 A new figure is a function that yields Row and Chart (common.py), named here with what it measures.
 """
@@ -22,6 +22,7 @@ import area_load
 import area_queue
 import area_search
 import area_text
+import area_vllm
 import page
 
 FIGURES = {
@@ -35,7 +36,9 @@ FIGURES = {
     "e1": (area_queue.e1, "claim, finish and restart with DEPTH rows queued (default a million) / a thousand"),
     "f1": (area_forward.f1, "best of N with its prompt shared / without, / the ideal"),
     "f2": (area_search.f2, "a beam search by sessions with a KV cache / its rows sent whole without"),
-    "v2": (area_http.v2, "samples posted one a request through assay-http / one job of the same rows"),
+    "v1": (area_vllm.v1, "tokens/s / vLLM on the CPU, form by form"),
+    "v2": (area_http.v2, "samples posted one a request through assay-http / one job of the same rows; assay-http / vllm serve"),
+    "v3": (area_vllm.v3, "rows whose score changes with its batch, ours and vLLM's"),
     "g1": (area_load.g1, "weights mapped and used / read() of the same file"),
     "h1": (area_load.h1, "weights + bound of the activations / peak memory of a worker"),
     "len": (area_growth.length, "share of the peak over the length of a row"),
