@@ -293,7 +293,7 @@ static int add_sequence(
     struct verify *v, struct verify_check *c, const struct sequence *r, struct err *e)
 {
     struct store_names names;
-    int rc = store_read_names(v->store, r->row_id, r->part, &names, e);
+    int rc = store_read_names(v->store, r, &names, e);
     if (rc != 0)
         return rc;
     size_t bytes = v->sequences.buffer.size + r->n_tokens * sizeof *r->ids;

@@ -471,9 +471,9 @@ static void set_names(
         names->adapter, sizeof names->adapter, "%.*s", (int)adapter.len, (const char *)adapter.at);
 }
 
-/* The names by which the row asked for the model and the adapter of this part. */
+/* The names by which the row asked for this member's model and adapter. */
 static int read_route(
-    struct store *s, int64_t row, uint32_t part, struct store_names *names, struct err *e)
+    struct store *s, int64_t row, uint32_t k, struct store_names *names, struct err *e)
 {
     struct slice route, model, adapter;
     sqlite3_stmt *q = store_prepare(s,
@@ -486,9 +486,9 @@ static int read_route(
     route = store_text((const char *)sqlite3_column_text(q, 1));
     for (struct slice member = next_member(&route);; member = next_member(&route)) {
         split_member(member, &model, &adapter);
-        if (part == 0 || route.len == 0)
+        if (k == 0 || route.len == 0)
             break;
-        part--;
+        k--;
     }
     if (!model.at)
         model = store_text((const char *)sqlite3_column_text(q, 0));
@@ -498,24 +498,25 @@ static int read_route(
 }
 
 int store_read_names(
-    struct store *s, int64_t row, uint32_t part, struct store_names *names, struct err *e)
+    struct store *s, const struct sequence *r, struct store_names *names, struct err *e)
 {
     struct store_members m;
     struct slice model, adapter;
-    int64_t mode = 0;
+    int64_t mode = 0, row = r->row_id;
     *names = (struct store_names){0};
     int rc = store_integer(s, 0, &mode, e, "select mode from result where row = ?", "i", row);
     if (rc == 0)
         rc = store_members_of(s, mode, &m, e);
     if (rc != 0)
         return rc;
+    uint32_t each = r->of && m.n > 1 ? r->of->n_parts / m.n : 0, k = each ? r->part / each : 0;
     sqlite3_stmt *q = store_prepare(s,
         "select each.key from meta, json_each(meta.value) each where name = 'adapters' and "
         "each.value = ? order by instr(each.key, '/') = 0 limit 1",
-        "i", m.modes[part < m.n ? part : 0]);
+        "i", m.modes[k < m.n ? k : 0]);
     rc = store_step(s, q, e);
     if (rc == 0) /* not served, or it has no name */
-        return read_route(s, row, part, names, e);
+        return read_route(s, row, k, names, e);
     if (rc < 0)
         return rc;
     split_member(store_text((const char *)sqlite3_column_text(q, 0)), &model, &adapter);

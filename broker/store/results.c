@@ -59,9 +59,10 @@ static int has_its_values(const struct result_record *r, const struct row_record
     size_t n = r->has_score ? 1 : r->vector.len / sizeof(float);
     if (r->error_code.at)
         return 1;
-    if (row_shape_is_choice((int)row->shape))
+    int is_ensemble = row->adapter.at && memchr(row->adapter.at, ',', row->adapter.len);
+    if (row_shape_is_choice((int)row->shape) && !is_ensemble)
         return 1;
-    if (row->shape == ROW_PAIR)
+    if (row->shape == ROW_PAIR && !is_ensemble)
         return n == 2;
     return n == (size_t)row->n_values;
 }

@@ -45,6 +45,7 @@ struct found {
     struct row_record record;
     struct store_members modes; /* of each sequence, or one for all */
     int64_t mode;               /* of the result */
+    uint32_t each;              /* sequences of each model; 0: one, or all, of one */
     uint32_t n_tokens, attempts;
     struct packed_input in;
 };
@@ -65,7 +66,7 @@ static struct sequence *read_part(const struct reading *rd, const struct found *
     r->pool = f->record.pool;
     r->n_values = line ? 1 : (uint32_t)f->record.n_values;
     r->attempts = f->attempts;
-    r->mode = f->modes.modes[f->modes.n > part ? part : 0];
+    r->mode = f->modes.modes[f->each ? part / f->each : 0];
     r->of = line;
     r->part = part;
     if (line)
@@ -180,7 +181,8 @@ static int check_limits(
 {
     uint32_t k;
     char text[40];
-    const char *name = row_shape_part((int)f->record.shape, r->part, text, sizeof text);
+    const char *name = row_shape_part(
+        (int)f->record.shape, f->each ? r->part % f->each : r->part, text, sizeof text);
     const struct slice *route = &f->record.adapter;
     const struct store_served *v = store_served_of(rd->s, r->mode, &k);
     const struct store_limits *l = v && rd->checks ? &v->is.limits : NULL;
@@ -223,8 +225,8 @@ static int give_whole(struct reading *rd, const struct found *f)
     return sound;
 }
 
-/* Whether the ends are valid: each sequence has at least a token, and together they have all
- * tokens. */
+/* Whether the ends are valid: each sequence has at least a token, together they have all tokens,
+ * and each model has as many. */
 static int has_ends(const struct found *f)
 {
     uint32_t from = 0, end;
@@ -233,15 +235,17 @@ static int has_ends(const struct found *f)
         if (end <= from || end > f->n_tokens)
             return 0;
     }
-    return from == f->n_tokens && (f->in.n_positions == 0 || f->in.n_positions == f->in.n_ends);
+    return from == f->n_tokens && (f->in.n_positions == 0 || f->in.n_positions == f->in.n_ends) &&
+           (f->modes.n < 2 || f->in.n_ends % f->modes.n == 0);
 }
 
 /* Gives the row's sequences, split by `ends`: 1, or 0 and none of them when one is damaged. */
-static int give_parts(struct reading *rd, const struct found *f)
+static int give_parts(struct reading *rd, struct found *f)
 {
     struct err why = {0};
     if (!has_ends(f))
         return 0;
+    f->each = f->modes.n > 1 ? f->in.n_ends / f->modes.n : 0;
     int32_t *ids = xcalloc(f->n_tokens, sizeof *ids);
     struct sequence **parts = xcalloc(f->in.n_ends, sizeof(struct sequence *));
     struct row *line = row_new(f->in.n_ends, f->n_tokens);

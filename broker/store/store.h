@@ -440,14 +440,13 @@ int store_set_attempts(struct store *s, const struct sequence *r, struct err *e)
  * may be more. */
 int store_finished_rows(
     struct store *s, struct store_page *page, store_row_visitor *visit, void *arg, struct err *e);
-/* Of a reader: what a row must name so that it is scored as this sequence of that row was: present
- * names of that checkpoint and adapter, or if they are not served, those that the row had. "":
- * nothing. */
+/* Of a reader: what a row must name so that it is scored as this sequence was: present names of that
+ * checkpoint and adapter, or if they are not served, those that its row had. "": nothing. */
 struct store_names {
     char model[128], adapter[ADAPTERS_NAME_BYTES];
 };
 int store_read_names(
-    struct store *s, int64_t row, uint32_t part, struct store_names *names, struct err *e);
+    struct store *s, const struct sequence *r, struct store_names *names, struct err *e);
 /* Visits this row, whatever its state. Does not visit a row that was born failed or is not
  * there. */
 int store_one_row(struct store *s, int64_t row, store_row_visitor *visit, void *arg, struct err *e);
