@@ -250,34 +250,53 @@ create view errors as
   from result left join row on row.row = result.row
   where error_code is not null and result.job not in (select job from purge);
 
--- What the scores of the responses to one prompt (shape 4; of documents 7) say together, and each of them. PROTOCOL.md has the formulas; they need SQLite's sqrt().
-create view response_stats as
-  select result.job, result.row & 4294967295 as i, case typeof(client_id) when 'blob' then cast(client_id as text) else client_id end as id,
-    json_array_length(vector_json) as n,
-    (select key from json_each(vector_json) order by value desc, key limit 1) as best,
-    coalesce((select max(value) from json_each(vector_json)) -
-             (select value from json_each(vector_json) order by value desc limit 1 offset 1), 0.0) as margin,
-    (select avg(value) from json_each(vector_json)) as mean,
-    (select iif(max(value) > min(value), sqrt(sum((value - mean) * (value - mean)) / max(count(*) - 1, 1)), 0.0)
-     from json_each(vector_json), (select avg(value) as mean from json_each(vector_json))) as std
-  from result
-    join row on row.row = result.row and row.shape in (4, 7)
-  where error_code is null and result.job not in (select job from purge);
-
+-- Each of the scores of the responses to one prompt (shape 4; of documents 7), and what they say together. PROTOCOL.md has the formulas; they need SQLite's sqrt().
+-- Where several models have scored them (adapter has commas), the values of the first model come first, and a response's score is their mean.
 create view responses as
   select job, i, id, response, score, rank, iif(most > least, (score - mean) / sqrt(squares / (n - 1)), 0.0) as advantage
   from (
     select *, count(*) over of_row as n, sum((score - mean) * (score - mean)) over of_row as squares,
       max(score) over of_row as most, min(score) over of_row as least
     from (
-      select result.job, result.row & 4294967295 as i, case typeof(client_id) when 'blob' then cast(client_id as text) else client_id end as id,
-        value.key as response, value.value as score, rank() over (partition by result.job, result.row order by value.value desc) as rank,
-        avg(value.value) over (partition by result.job, result.row) as mean
-      from result
-        join row on row.row = result.row and row.shape in (4, 7)
-        join json_each(vector_json) value
-      where error_code is null and result.job not in (select job from purge))
+      select *, rank() over (partition by job, i order by score desc) as rank, avg(score) over (partition by job, i) as mean
+      from (
+        select result.job, result.row & 4294967295 as i, case typeof(client_id) when 'blob' then cast(client_id as text) else client_id end as id,
+          value.key % (json_array_length(vector_json) / (1 + length(ifnull(adapter, '')) - length(replace(ifnull(adapter, ''), ',', '')))) as response, avg(value.value) as score
+        from result
+          join row on row.row = result.row and row.shape in (4, 7)
+          join json_each(vector_json) value
+        where error_code is null and result.job not in (select job from purge)
+        group by result.job, i, response))
     window of_row as (partition by job, i));
+
+create view response_stats as
+  select job, i, id, n, response as best, coalesce(score - next, 0.0) as margin, mean,
+    iif(score > least, sqrt(squares / max(n - 1, 1)), 0.0) as std
+  from (
+    select *, count(*) over of_row as n, sum((score - mean) * (score - mean)) over of_row as squares, min(score) over of_row as least
+    from (
+      select *, row_number() over by_score as place, lead(score) over by_score as next, avg(score) over (partition by job, i) as mean
+      from (
+        select result.job, result.row & 4294967295 as i, case typeof(client_id) when 'blob' then cast(client_id as text) else client_id end as id,
+          value.key % (json_array_length(vector_json) / (1 + length(ifnull(adapter, '')) - length(replace(ifnull(adapter, ''), ',', '')))) as response, avg(value.value) as score
+        from result
+          join row on row.row = result.row and row.shape in (4, 7)
+          join json_each(vector_json) value
+        where error_code is null and result.job not in (select job from purge)
+        group by result.job, i, response)
+      window by_score as (partition by job, i order by score desc, response))
+    window of_row as (partition by job, i))
+  where place = 1;
+
+-- The scores of pairs (shape 5); where several models have scored them, their means.
+create view pairs as
+  select result.job, result.row & 4294967295 as i, case typeof(client_id) when 'blob' then cast(client_id as text) else client_id end as id,
+    (select avg(value) from json_each(vector_json) where key % 2 = 0) as chosen,
+    (select avg(value) from json_each(vector_json) where key % 2 = 1) as rejected,
+    (select sum(iif(key % 2, -value, value)) / (count(*) / 2) from json_each(vector_json)) as margin
+  from result
+    join row on row.row = result.row and row.shape = 5
+  where error_code is null and result.job not in (select job from purge);
 
 -- Values of the steps of a solution (pool_type 3 and 6) that have one number each, so as many as positions.
 create view step_stats as
@@ -295,20 +314,26 @@ create view step_stats as
     join row on row.row = result.row and row.pool_type in (3, 6)
   where error_code is null and json_array_length(vector_json) * 8 = length(pooled) and result.job not in (select job from purge);
 
--- What several models gave one row. std: of the population.
+-- What several models gave one row. response: of responses and documents; of a pair 0 is chosen and 1 rejected. std: of the population.
 create view model_scores as
-  select result.job, result.row & 4294967295 as i, case typeof(client_id) when 'blob' then cast(client_id as text) else client_id end as id,
-    rtrim(json_extract('["' || replace(adapter, ',', '","') || '"]', '$[' || value.key || ']'), '/') as model, value.value as score
-  from result
-    join row on row.row = result.row and instr(adapter, ',')
-    join json_each(vector_json) value
-  where error_code is null and result.job not in (select job from purge);
+  select job, i, id, rtrim(json_extract('["' || replace(adapter, ',', '","') || '"]', '$[' || (key / each) || ']'), '/') as model, score,
+    iif(shape in (4, 5, 7), key % each, null) as response
+  from (
+    select result.job, result.row & 4294967295 as i, case typeof(client_id) when 'blob' then cast(client_id as text) else client_id end as id, adapter, shape,
+      value.key, value.value as score, json_array_length(vector_json) / (1 + length(ifnull(adapter, '')) - length(replace(ifnull(adapter, ''), ',', ''))) as each
+    from result
+      join row on row.row = result.row and instr(adapter, ',')
+      join json_each(vector_json) value
+    where error_code is null and result.job not in (select job from purge));
 
 create view ensembles as
-  select job, i, id, count(*) as n, mean,
-    iif(max(score) > min(score), sqrt(sum((score - mean) * (score - mean)) / count(*)), 0.0) as std
-  from (select *, avg(score) over (partition by job, i) as mean from model_scores)
-  group by job, i;
+  select job, i, id, n, mean, iif(most > least, sqrt(squares / n), 0.0) as std
+  from (
+    select *, count(*) over of_row as n, sum((score - mean) * (score - mean)) over of_row as squares,
+      max(score) over of_row as most, min(score) over of_row as least, row_number() over of_row as place
+    from (select *, avg(score) over (partition by job, i) as mean from model_scores where response is null)
+    window of_row as (partition by job, i))
+  where place = 1;
 
 create view workers as
   select worker_group as 'group', rank, incarnation, pid, device, state, batches, restarts,

@@ -93,6 +93,9 @@ static const char *const upgrades[STORE_SCHEMA_VERSION] = {
     [14] = "create table ephemeral (job integer primary key, since_ms integer not null);"
            "create index ephemeral_since on ephemeral (since_ms);"
            "create index job_over on job (finished_ms) where finished_ms is not null;",
+    /* Several models may score responses or a pair, which an older broker would give to one. New
+     * view: pairs; others have a column more. */
+    [15] = "",
 };
 
 /* ---- from one version to the next ---- */

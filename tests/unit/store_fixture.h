@@ -346,7 +346,8 @@ static inline const char *shell(const struct fixture *f, const char *sql, char *
     "piece.chunk = chunk.chunk) where pending > 0; "                                               \
     "update chunk set pending = x'' where pending = 0; drop table piece; "                         \
     "drop view if exists jobs; alter table job drop column adapters; "                             \
-    "drop view if exists rows; drop view if exists ensembles; "                                    \
+    "drop view if exists rows; drop view if exists ensembles; drop view if exists pairs; "         \
+    "drop view if exists responses; drop view if exists response_stats; "                          \
     "drop view if exists model_scores; alter table row drop column adapter; "                      \
     "alter table job drop column model; drop view if exists workers; "                             \
     "alter table worker drop column model; "                                                       \

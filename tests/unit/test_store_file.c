@@ -221,6 +221,24 @@ static void test_upgrade_from_7(void **state)
     assert_int_equal(finish_some(f->s, job, 10, 0), 3);
 }
 
+/* Version 15 had other views. */
+static void test_upgrade_from_15(void **state)
+{
+    struct fixture *f = *state;
+    char out[100];
+    int64_t job = put_job(f->s, "old", 0, 3, 10);
+    store_close(&f->s);
+    run_sql(f, "drop view pairs; drop view responses; create view responses as select 1; pragma "
+               "user_version = 15;");
+    open_mode(f, MODE);
+    assert_int_equal(finish_some(f->s, job, 10, 0), 3);
+    assert_string_equal(shell(f,
+                            "select count(score) from responses; select count(margin) from pairs; "
+                            "pragma user_version",
+                            out, sizeof out),
+        "0\n0\n16\n");
+}
+
 /* Version 9 had the bytes of a chunk past a gap in its record. */
 static void test_upgrade_from_9(void **state)
 {
@@ -256,6 +274,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_long_reader_does_not_block, setup, teardown),
         cmocka_unit_test_setup_teardown(test_upgrade_from_7, setup, teardown),
         cmocka_unit_test_setup_teardown(test_upgrade_from_9, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_upgrade_from_15, setup, teardown),
         cmocka_unit_test_setup_teardown(test_schema_is_documented, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
