@@ -44,6 +44,8 @@ void admit_release(struct admit *a)
     composer_free(&a->composer);
     free_composers(a);
     free(a->joined);
+    free(a->joined_ends);
+    free(a->joined_positions);
     free(a->ids);
     free(a->positions);
     free(a->ends);

@@ -33,8 +33,9 @@ struct admit {
     uint64_t composers_of;                    /* the version of the catalog that they are for */
     char route[STORE_ROUTE_BYTES];
     int32_t *joined; /* an ensemble's ids */
-    uint32_t joined_room, joined_ends[STORE_MEMBERS];
-    int32_t joined_positions[STORE_MEMBERS];
+    uint32_t joined_room, joined_parts_room;
+    uint32_t *joined_ends; /* where each of its sequences ends in them */
+    int32_t *joined_positions;
     char message[ERR_MESSAGE_BYTES];
 };
 

@@ -243,13 +243,78 @@ static void write_members(struct msg_writer *w, const struct store_result_row *r
     }
 }
 
-static void write_ensemble(struct msg_writer *w, const struct store_result_row *r)
+/* Statistics of each model's own scores: they may be on other scales. */
+static void write_by_model(
+    struct msg_writer *w, const struct store_result_row *r, uint32_t members, uint32_t n)
 {
+    struct store_result_row one = *r;
+    one.n_values = n;
+    msg_str(w, "by_model");
+    msg_array(w, members);
+    for (uint32_t k = 0; k < members; k++, one.values += n) {
+        msg_map(w, value_fields(&one, 1));
+        write_values(w, &one, 1);
+    }
+}
+
+/* The mean over the models is a response's score. */
+static void write_ensemble_responses(
+    struct msg_writer *w, const struct store_result_row *r, uint32_t members)
+{
+    struct store_result_row mean = *r;
+    uint32_t n = r->n_values / members;
+    float *means = xcalloc(2 * (size_t)n + 1, sizeof *means), *spreads = means + n;
+    ensemble_means(r->values, members, n, means, spreads);
+    mean.values = means;
+    mean.n_values = n;
+    write_responses(w, &mean);
+    msg_str(w, "spreads");
+    write_floats(w, spreads, n);
+    free(means);
+    write_by_model(w, r, members, n);
+}
+
+static void write_ensemble_pair(
+    struct msg_writer *w, const struct store_result_row *r, uint32_t members)
+{
+    float means[2], spreads[2], margins[STORE_MEMBERS];
+    for (uint32_t k = 0; k < members; k++)
+        margins[k] = r->values[2 * k] - r->values[2 * k + 1];
+    ensemble_means(r->values, members, 2, means, spreads);
+    struct ensemble_statistics s = ensemble_statistics(margins, members);
+    msg_key_float(w, "chosen", means[0]);
+    msg_key_float(w, "rejected", means[1]);
+    write_statistic(w, "margin", s.mean);
+    write_statistic(w, "spread", s.std);
+    write_by_model(w, r, members, 2);
+}
+
+static int is_ensemble_pair(const struct store_result_row *r, uint32_t members)
+{
+    return r->shape == ROW_PAIR && members <= STORE_MEMBERS && r->n_values == 2 * members;
+}
+
+static void write_ensemble(struct msg_writer *w, const struct store_result_row *r, uint32_t members)
+{
+    if (row_shape_is_choice(r->shape)) {
+        write_ensemble_responses(w, r, members);
+        return;
+    }
+    if (is_ensemble_pair(r, members)) {
+        write_ensemble_pair(w, r, members);
+        return;
+    }
     struct ensemble_statistics s = ensemble_statistics(r->values, r->n_values);
     msg_str(w, "scores");
     write_floats(w, r->values, r->n_values);
     write_statistic(w, "mean", s.mean);
     write_statistic(w, "std", s.std);
+}
+
+/* The number of fields that write_ensemble writes. */
+static uint32_t ensemble_fields(const struct store_result_row *r, uint32_t members)
+{
+    return row_shape_is_choice(r->shape) ? 9 : is_ensemble_pair(r, members) ? 5 : 3;
 }
 
 static void write_id(struct msg_writer *w, const struct store_result_row *r)
@@ -271,14 +336,14 @@ static void write_result(
     int has_labels = !failed && each > 1 && m && m->labels;
     int has_own = !failed && !members && has_own_checkpoint(p, r);
     int is_another = !failed && !(m && r->pool.activation == m->pool.activation);
-    uint32_t n = members && !failed ? 3 : value_fields(r, each);
+    uint32_t n = members && !failed ? ensemble_fields(r, members) : value_fields(r, each);
     msg_map(w, 4 + n + (uint32_t)(members > 0) + (uint32_t)has_labels +
                    (uint32_t)(r->n_pooled > 0) + (uint32_t)is_another + (uint32_t)has_own);
     write_id(w, r);
     if (members)
         write_members(w, r);
     if (members && !failed)
-        write_ensemble(w, r);
+        write_ensemble(w, r, members);
     else
         write_values(w, r, each);
     if (has_labels) {

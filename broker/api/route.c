@@ -11,6 +11,8 @@
 #include "schema/utf8.h"
 
 #define SHOWN 80
+#define MOST_TOKENS                                                                                \
+    (1u << 26) /* of all sequences of an ensemble's row: the database keeps one record */
 
 _Static_assert(REQUEST_MODELS_MOST == STORE_MEMBERS, "a row's models are the members of its route");
 _Static_assert(CATALOG_MOST == STORE_MODELS, "all that are served are in the catalog");
@@ -145,6 +147,7 @@ static void route_to_one(struct admit *a, uint32_t base, const struct catalog_mo
 struct joined {
     struct store_row row;
     const struct text_model *text; /* of the first model */
+    uint32_t n_models;             /* so far */
     int has_positions;
 };
 
@@ -163,22 +166,16 @@ static int check_ids(const struct joined *j, const struct catalog_model *m, stru
         what);
 }
 
-/* One number from each, which can be compared. */
-static int check_member(const struct joined *j, const struct store_row *one, struct err *e)
+/* Are all of them scored in the same way? */
+static int check_pool(const struct joined *j, const struct pooling *own, struct err *e)
 {
-    const struct pooling *first = &j->row.pool, *own = &one->pool;
-    if (row_shape_is_choice(one->shape) || one->shape == ROW_PAIR || one->shape == ROW_STEPS ||
-        one->n_parts != 1 || one->n_values != 1)
-        return err_set(e, ASSAY_EBADREQ,
-            "models: expected a row with one score, found one of %u values (responses, documents, "
-            "pairs and steps go through one model each)",
-            one->n_values);
-    if (j->row.n_parts > 0 && own->type == POOL_STEP && first->step_token != own->step_token)
+    const struct pooling *first = &j->row.pool;
+    if (own->type == POOL_STEP && first->step_token != own->step_token)
         return err_set(e, ASSAY_EBADREQ,
             "models: expected models with one step token, found %d and %d; score the row by each "
             "by itself",
             first->step_token, own->step_token);
-    if (j->row.n_parts > 0 && (first->type != own->type || first->activation != own->activation))
+    if (first->type != own->type || first->activation != own->activation)
         return err_set(e, ASSAY_EBADREQ,
             "models: expected a pool in the row, with type and activation, as the models would "
             "score it by %s %s and %s %s",
@@ -187,28 +184,65 @@ static int check_member(const struct joined *j, const struct store_row *one, str
     return 0;
 }
 
+/* One number from each for each sequence, which can be compared. */
+static int check_member(const struct joined *j, const struct store_row *one, struct err *e)
+{
+    int is_compared = row_shape_is_choice(one->shape) || one->shape == ROW_PAIR;
+    if (one->shape == ROW_STEPS || one->n_values != one->n_parts ||
+        (!is_compared && one->n_parts != 1))
+        return err_set(e, ASSAY_EBADREQ,
+            "models: expected a row with one score, or responses, documents or a pair with one for "
+            "each, found one of %u values (steps go through one model each)",
+            one->n_values);
+    if ((uint64_t)j->row.n_tokens + one->n_tokens > MOST_TOKENS)
+        return err_set(e, ASSAY_ETOOLONG, "models: expected at most %u tokens in all, found more",
+            MOST_TOKENS);
+    return j->n_models > 0 ? check_pool(j, &one->pool, e) : 0;
+}
+
+/* A larger array with the first n numbers of the old one, which is freed. */
+static void *grow(void *old, uint32_t n, uint32_t room)
+{
+    int32_t *more = xcalloc(room, sizeof *more);
+    if (n > 0)
+        memcpy(more, old, n * sizeof *more);
+    free(old);
+    return more;
+}
+
+static void make_room(struct admit *a, const struct joined *j, const struct store_row *one)
+{
+    uint32_t n_tokens = j->row.n_tokens + one->n_tokens, n_parts = j->row.n_parts + one->n_parts;
+    if (n_tokens > a->joined_room)
+        a->joined = grow(a->joined, j->row.n_tokens, a->joined_room = 2 * n_tokens);
+    if (n_parts <= a->joined_parts_room)
+        return;
+    a->joined_parts_room = 2 * n_parts;
+    a->joined_ends = grow(a->joined_ends, j->row.n_parts, a->joined_parts_room);
+    a->joined_positions = grow(a->joined_positions, j->row.n_parts, a->joined_parts_room);
+}
+
+/* Puts the sequences of one model behind those of the models before. */
 static void join(struct admit *a, struct joined *j, const struct store_row *one)
 {
-    uint32_t part = j->row.n_parts, from = j->row.n_tokens, end = from + one->n_tokens;
-    if (part == 0) {
+    uint32_t begin = 0;
+    if (j->n_models++ == 0) {
         j->row = *one;
-        j->row.n_tokens = 0;
+        j->row.n_tokens = j->row.n_parts = 0;
     }
-    if (end > a->joined_room) {
-        int32_t *more = xcalloc(2 * (size_t)end, sizeof *more);
-        if (from > 0)
-            memcpy(more, a->joined, from * sizeof *more);
-        free(a->joined);
-        a->joined = more;
-        a->joined_room = 2 * end;
+    make_room(a, j, one);
+    memcpy(a->joined + j->row.n_tokens, one->ids, one->n_tokens * sizeof *one->ids);
+    for (uint32_t part = 0; part < one->n_parts; part++) {
+        uint32_t at = j->row.n_parts + part,
+                 end = one->n_parts > 1 ? one->ends[part] : one->n_tokens;
+        a->joined_ends[at] = j->row.n_tokens + end;
+        a->joined_positions[at] =
+            one->n_positions > 0 ? one->positions[part] : (int32_t)(end - begin) - 1;
+        begin = end;
     }
-    memcpy(a->joined + from, one->ids, one->n_tokens * sizeof *one->ids);
     j->has_positions |= one->n_positions > 0;
-    a->joined_positions[part] =
-        one->n_positions > 0 ? one->positions[0] : (int32_t)one->n_tokens - 1;
-    a->joined_ends[part] = end;
-    j->row.n_tokens = end;
-    j->row.n_parts = part + 1;
+    j->row.n_tokens += one->n_tokens;
+    j->row.n_parts += one->n_parts;
     j->row.is_cut |= one->is_cut;
 }
 
@@ -232,11 +266,11 @@ static int judge(struct admit *a, struct joined *j, const struct row_request *q,
     const struct catalog_model *m;
     struct row_request own = *q;
     struct store_row one;
-    uint32_t part = j->row.n_parts;
+    uint32_t k = j->n_models;
     int rc = take_member(a, name, &m, &own.adapter, e);
     if (rc != 0)
         return rc;
-    if (part == 0)
+    if (k == 0)
         j->text = m->text;
     if (q->shape == ROW_IDS && (rc = check_ids(j, m, e)) != 0)
         return rc;
@@ -248,7 +282,7 @@ static int judge(struct admit *a, struct joined *j, const struct row_request *q,
     if ((rc = check_member(j, &one, e)) != 0)
         return rc;
     join(a, j, &one);
-    j->row.models[part] = m->id;
+    j->row.models[k] = m->id;
     return 0;
 }
 

@@ -1,7 +1,8 @@
 /* route.h - chooses the model, or models, that a row goes through, and has it judged and written
  * for each (admit.h).
  *
- * A row of several models, an ensemble, is stored as one row with a sequence for each. */
+ * A row of several models, an ensemble, is stored as one row with a sequence for each; of responses,
+ * documents or a pair with all sequences of the first model, then all of the second, and so on. */
 #ifndef ASSAY_ROUTE_H
 #define ASSAY_ROUTE_H
 

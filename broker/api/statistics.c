@@ -93,3 +93,17 @@ struct ensemble_statistics ensemble_statistics(const float *scores, uint32_t n)
     s.std = sqrt(squares / n);
     return s;
 }
+
+void ensemble_means(
+    const float *scores, uint32_t n_models, uint32_t n, float *means, float *spreads)
+{
+    float *of_one = xcalloc(n_models, sizeof *of_one);
+    for (uint32_t i = 0; i < n; i++) {
+        for (uint32_t k = 0; k < n_models; k++)
+            of_one[k] = scores[k * n + i];
+        struct ensemble_statistics s = ensemble_statistics(of_one, n_models);
+        means[i] = (float)s.mean;
+        spreads[i] = (float)s.std;
+    }
+    free(of_one);
+}

@@ -40,4 +40,9 @@ struct ensemble_statistics {
 };
 struct ensemble_statistics ensemble_statistics(const float *scores, uint32_t n);
 
+/* Of n sequences that n_models models have scored each, scores[model * n + sequence]: of each the mean
+ * and the standard deviation over the models, as float32. */
+void ensemble_means(
+    const float *scores, uint32_t n_models, uint32_t n, float *means, float *spreads);
+
 #endif

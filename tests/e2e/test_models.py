@@ -277,10 +277,6 @@ def test_what_an_ensemble_does_not_take(directory, models):
             return found["error"]["code"], found["error"]["message"]
         code, words = error(IDS[3], "ac")
         assert code == "bad_request" and words.startswith("ids: expected text"), words
-        code, words = error({"prompt": "1 + 1 = ?", "responses": ["2", "3"]})
-        assert code == "bad_request" and "one score" in words
-        code, words = error({"prompt": "1", "chosen": "2", "rejected": "3"})
-        assert code == "bad_request" and "one score" in words
         assert error(TEXTS[0], "az")[0] == "unknown_model"
         code, words = error(TEXTS[0], "ac")
         assert code == "bad_text" and words.startswith("c: "), words
