@@ -40,13 +40,14 @@ enum field {
     F_MODEL,
     F_MODELS,
     F_EPHEMERAL,
+    F_BEFORE,
     F_COUNT
 };
 
 static const char *const field_names[F_COUNT] = {"v", "op", "id", "key", "chunk", "rows", "seal",
     "priority", "meta", "job", "after", "limit", "wait_ms", "timeout_ms", "accept_mode", "state",
     "older_than_s", "fresh", "truncate", "max_length", "truncation_side", "keep_last_token", "name",
-    "dir", "session", "sessions", "row", "more", "n", "model", "models", "ephemeral"};
+    "dir", "session", "sessions", "row", "more", "n", "model", "models", "ephemeral", "before"};
 _Static_assert(F_COUNT <= 64, "a set of fields is 64 bits");
 
 #define COMMON (BIT(F_V) | BIT(F_OP) | BIT(F_ID))
@@ -75,7 +76,7 @@ static const struct {
     [OP_PAUSE] = {"pause", BIT(F_JOB), BIT(F_JOB)},
     [OP_RESUME] = {"resume", BIT(F_JOB) | BIT(F_ACCEPT_MODE), BIT(F_JOB)},
     [OP_RETRY] = {"retry", BIT(F_JOB), BIT(F_JOB)},
-    [OP_JOBS] = {"jobs", BIT(F_AFTER) | BIT(F_LIMIT) | BIT(F_STATE), 0},
+    [OP_JOBS] = {"jobs", BIT(F_AFTER) | BIT(F_BEFORE) | BIT(F_LIMIT) | BIT(F_STATE), 0},
     [OP_INFO] = {"info", 0, 0},
     [OP_PURGE] = {"purge", BIT(F_JOB) | BIT(F_OLDER_THAN_S) | BIT(F_EPHEMERAL), 0},
     [OP_ADAPTERS] = {"adapters", 0, 0},
@@ -87,6 +88,9 @@ static const struct {
     [OP_APPEND] = {"append", BIT(F_SESSIONS) | BIT(F_MORE), BIT(F_SESSIONS) | BIT(F_MORE)},
     [OP_FORK] = {"fork", BIT(F_SESSION) | BIT(F_N), BIT(F_SESSION) | BIT(F_N)},
     [OP_CLOSE] = {"close", BIT(F_SESSIONS), BIT(F_SESSIONS)},
+    [OP_THROUGHPUT] = {"throughput", BIT(F_LIMIT), 0},
+    [OP_FAILED] = {"failed", BIT(F_JOB) | BIT(F_AFTER) | BIT(F_LIMIT), BIT(F_JOB)},
+    [OP_SAMPLE] = {"sample", BIT(F_JOB) | BIT(F_AFTER) | BIT(F_LIMIT), BIT(F_JOB)},
 };
 
 const char *request_op_name(enum request_op op)
@@ -176,7 +180,8 @@ static int read_op(struct msg_reader *r, struct request *q, struct err *e)
         }
     return err_field(e, ASSAY_EBADREQ, "op",
         "expected one of hello submit status results score cancel pause resume retry jobs info "
-        "purge adapters adapter_add adapter_remove reload open append fork close, found '%.*s'",
+        "purge adapters adapter_add adapter_remove reload open append fork close throughput failed "
+        "sample, found '%.*s'",
         request_shown(name), (const char *)name.at);
 }
 
@@ -340,6 +345,8 @@ static int read_field(struct msg_reader *r, struct request *q, enum field field,
         return read_job(r, q, e);
     case F_AFTER:
         return msg_read_uint64(r, "after", &q->after, e);
+    case F_BEFORE:
+        return msg_read_int(r, "before", 1, INT32_MAX, &q->before, e);
     case F_LIMIT:
         return read_u32(r, "limit", 1, REQUEST_LIMIT_MAX, &q->limit, e);
     case F_WAIT_MS:
@@ -450,7 +457,7 @@ int request_decode_rows(struct request *q, struct slice bytes, const struct requ
     request_row_visitor *visit, void *arg, struct err *e)
 {
     struct decoding d = {limits, visit, arg};
-    *q = (struct request){.job = -1, .older_than_s = -1};
+    *q = (struct request){.job = -1, .before = -1, .older_than_s = -1};
     int rc = bytes.len > limits->max_message_bytes
                  ? err_set(e, ASSAY_ETOOLARGE, "expected at most %llu bytes, found %zu",
                        (unsigned long long)limits->max_message_bytes, bytes.len)

@@ -46,6 +46,9 @@ enum request_op {
     OP_APPEND,
     OP_FORK,
     OP_CLOSE,
+    OP_THROUGHPUT,
+    OP_FAILED,
+    OP_SAMPLE,
     OP_COUNT
 };
 
@@ -91,8 +94,10 @@ struct request {
     struct request_truncation truncation; /* submit, score: of rows that do not say it */
     struct request_models models;         /* likewise; adapter_add, adapter_remove, reload: whose */
     int said_late;                        /* a field of these stood behind the rows */
-    uint64_t after; /* results: cursor; jobs: list jobs with a number above it */
-    uint32_t limit; /* 1..10000; 0: not given */
+    uint64_t after; /* results: cursor; jobs: list jobs with a number above it; failed: index;
+                       sample: how many rows of it were given */
+    int64_t before; /* jobs: below it, descending; -1: not given */
+    uint32_t limit; /* 1..10000; 0: not given; throughput: minutes */
     uint32_t wait_ms;
     uint32_t timeout_ms;   /* 0: not given */
     int accept_mode;       /* resume */

@@ -135,6 +135,10 @@ int job_request(
         return reply_status(b, env, q, job, e);
     if (q->op == OP_RESULTS)
         return on_results(b, env, q, job, e);
+    if (q->op == OP_FAILED)
+        return reply_failed(b, env, q, job, e);
+    if (q->op == OP_SAMPLE)
+        return reply_sample(b, env, q, &j, e);
     return on_change(b, env, q, &j, e);
 }
 

@@ -389,6 +389,28 @@ static enum store_jobs set_of(struct slice state)
     return JOBS_ALL;
 }
 
+/* The jobs below `before`, the newest first. Looks at some for each that it finds, and so may find
+ * none in a page that goes on. */
+static int each_below(struct store *s, int64_t before, struct job_list *l, struct err *e)
+{
+    struct store_job j;
+    int rc;
+    l->next = before;
+    while ((rc = store_job_below(s, l->next, &j, e)) == 1 && add_job(l, &j) == 0)
+        if (now_mono_us() >= l->until_us)
+            break;
+    if (rc == 0)
+        l->next = 0;
+    return rc < 0 ? rc : 0;
+}
+
+static int check_page(const struct request *q, struct err *e)
+{
+    if (q->before < 0 || q->after == 0)
+        return 0;
+    return err_field(e, ASSAY_EBADREQ, "before", "expected before or after, found both");
+}
+
 int reply_jobs(struct broker *b, const struct envelope *env, const struct request *q, struct err *e)
 {
     int64_t after = q->after > INT32_MAX ? INT32_MAX : (int64_t)q->after;
@@ -400,7 +422,10 @@ int reply_jobs(struct broker *b, const struct envelope *env, const struct reques
         .until_us = now_mono_us() + JOBS_US};
     msg_writer_init(&l.jobs);
     struct store_job_page page = {set_of(q->state), after, UINT32_MAX};
-    int rc = store_each_job(b->store, &page, add_job, &l, e);
+    int rc = check_page(q, e);
+    if (rc == 0)
+        rc = q->before > 0 ? each_below(b->store, q->before, &l, e)
+                           : store_each_job(b->store, &page, add_job, &l, e);
     if (rc == 0) {
         struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 2);
         msg_str(w, "jobs");

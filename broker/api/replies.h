@@ -15,6 +15,15 @@ int reply_jobs(
 void reply_write_labels(struct msg_writer *w, const struct model_info *m); /* nil: it has none */
 const char *job_state_name(enum job_state state);
 
+/* ---- reply_looks.c: some milliseconds each, or the page is shorter ---- */
+
+int reply_throughput(
+    struct broker *b, const struct envelope *env, const struct request *q, struct err *e);
+int reply_failed(struct broker *b, const struct envelope *env, const struct request *q, int64_t job,
+    struct err *e);
+int reply_sample(struct broker *b, const struct envelope *env, const struct request *q,
+    const struct store_job *j, struct err *e);
+
 /* ---- reply_results.c: replies with results, made in parts ---- */
 
 /* The model that has this mode; NULL: it is not served. */

@@ -320,6 +320,8 @@ static int serve(struct broker *b, struct message *m, struct err *e)
         return 0;
     case OP_JOBS:
         return reply_jobs(b, env, q, e);
+    case OP_THROUGHPUT:
+        return reply_throughput(b, env, q, e);
     case OP_SUBMIT:
         return on_submit(b, env, p, e);
     case OP_SCORE:
@@ -358,7 +360,8 @@ static int is_in_vain(const struct message *m)
     enum request_op op = m->task.prepared.request.op;
     uint64_t connection = m->envelope.connection;
     int asks = op == OP_HELLO || op == OP_INFO || op == OP_JOBS || op == OP_STATUS ||
-               op == OP_RESULTS || op == OP_ADAPTERS || op == OP_OPEN || op == OP_FORK;
+               op == OP_RESULTS || op == OP_ADAPTERS || op == OP_THROUGHPUT || op == OP_FAILED ||
+               op == OP_SAMPLE || op == OP_OPEN || op == OP_FORK;
     return asks && m->envelope.bytes[0] == 0 && connection != 0 &&
            !connections_is_there(connection);
 }

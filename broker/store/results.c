@@ -73,6 +73,7 @@ static int give_result(struct walk *w, const struct result_record *r, const stru
     float score = (float)r->score, *values = copy_of(r->vector);
     struct store_result_row out = {.cursor = (uint64_t)r->seq,
         .i = row_index(r->row),
+        .finished_ms = r->finished_ms,
         .mode = r->mode,
         .is_other_mode = !store_mode_is_present(w->s, r->mode),
         .route = row->adapter,

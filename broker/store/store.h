@@ -465,6 +465,7 @@ int store_read_answer(
 struct store_result_row {
     uint64_t cursor; /* pass it as `after` to continue behind this row */
     uint32_t i;
+    int64_t finished_ms;
     int64_t mode;
     int is_other_mode; /* under a checkpoint, mode or adapter that is not served now */
     struct slice route;
@@ -533,6 +534,16 @@ int store_purge_waits(struct store *s, struct err *e);
 /* Deletes rows of purged jobs, or gives free pages back to the file system, for about budget_ms.
  * Call it in a transaction. */
 int store_purge_step(struct store *s, long long budget_ms, struct err *e);
+
+/* ---- for those who look on (store/look.c) ---- */
+typedef void store_minute_visitor(void *arg, int64_t minute, int64_t rows, int64_t tokens);
+/* Visits the minutes (since 1970) in which rows finished, from this one on. */
+int store_each_minute(
+    struct store *s, int64_t from, store_minute_visitor *visit, void *arg, struct err *e);
+/* The job with the largest number below this one: 1, or 0 when there is none. */
+int store_job_below(struct store *s, int64_t job, struct store_job *out, struct err *e);
+/* The job's first failed row from *i on: 1 with *i, or 0. As of the last commit. */
+int store_next_failed(struct store *s, int64_t job, uint32_t *i, struct err *e);
 
 /* ---- for the views ---- */
 struct store_worker {
