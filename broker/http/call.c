@@ -21,6 +21,7 @@ struct call {
     struct msg_writer request;
     zmq_msg_t reply;
     int has_reply;
+    long patience_ms;
     atomic_int stops;
 };
 
@@ -40,6 +41,7 @@ int call_new(struct call **out, const char *endpoint, struct err *e)
 {
     struct call *c = xcalloc(1, sizeof *c);
     snprintf(c->endpoint, sizeof c->endpoint, "%s", endpoint);
+    c->patience_ms = REPLY_MS;
     msg_writer_init(&c->request);
     c->zmq = zmq_ctx_new();
     int rc = c->zmq ? connect_socket(c, e) : err_set(e, ASSAY_EIO, "zeromq: no context");
@@ -74,6 +76,11 @@ void call_free(struct call **out)
 void call_stop(struct call *c)
 {
     atomic_store(&c->stops, 1);
+}
+
+void call_patience(struct call *c, long ms)
+{
+    c->patience_ms = ms;
 }
 
 struct msg_writer *call_begin(struct call *c, const char *op, uint32_t n_fields)
@@ -122,7 +129,7 @@ static int is_reply(const struct call *c, struct slice bytes, int *is_ok)
 
 int call_send(struct call *c, struct slice *reply, struct err *e)
 {
-    long long until_ms = now_mono_ms() + REPLY_MS;
+    long long until_ms = now_mono_ms() + c->patience_ms;
     int is_ok = 0;
     if (zmq_send(c->socket, c->request.buffer.data, c->request.buffer.size, ZMQ_DONTWAIT) < 0)
         return err_set(e, ASSAY_ENOTREADY, "the broker does not take requests");

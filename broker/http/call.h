@@ -12,6 +12,8 @@ void call_free(struct call **call);
 /* From any thread: what waits for a reply ends as ASSAY_ENOTREADY, and what comes later. */
 void call_stop(struct call *call);
 
+/* How long a reply is waited for; 30 s without it. */
+void call_patience(struct call *call, long ms);
 /* Begins a request with n_fields beside v, op and id; the caller writes them. */
 struct msg_writer *call_begin(struct call *call, const char *op, uint32_t n_fields);
 /* Sends it and waits. Returns 0 and the reply's bytes, which are there until the next call; the

@@ -13,6 +13,7 @@
 
 #include "broker/ask/body.h"
 #include "broker/ask/faults.h"
+#include "broker/http/assets.h"
 #include "broker/http/headers.h"
 #include "broker/http/pages.h"
 #include "broker/http/routes.h"
@@ -45,6 +46,8 @@ struct exchange {
     struct ask ask;
     struct ticket ticket;
     int is_asked;
+    int may_change; /* jobs, by its key */
+    struct desk_request look;
     long long asked_us;
 };
 
@@ -127,11 +130,21 @@ static enum MHD_Result reply_scores(struct exchange *x)
 
 static int check_key(const struct exchange *x, const struct head *head, struct err *e)
 {
-    int is_open = x->route && (x->route->kind == ROUTE_HEALTH || x->route->kind == ROUTE_READY);
+    int is_open = x->route && (x->route->kind == ROUTE_HEALTH || x->route->kind == ROUTE_READY ||
+                                  x->route->kind == ROUTE_ASSET);
     if (!x->server->keys || is_open || keys_find(x->server->keys, head->authorization))
         return 0;
     err_set(e, ASSAY_EUNAUTHORIZED, "expected an Authorization header with a known bearer token");
     return 401;
+}
+
+static int check_right(const struct exchange *x, struct err *e)
+{
+    if (x->route->kind != ROUTE_CHANGE || x->may_change)
+        return 0;
+    err_set(e, ASSAY_EUNAUTHORIZED,
+        "expected a key with the word admin behind it in the file of --api-keys");
+    return 403;
 }
 
 /* What the head says of the body. */
@@ -142,7 +155,9 @@ static int check_body(const struct exchange *x, const struct head *head, struct 
         return head_check_body(head, (size_t)o->max_body_bytes, e);
     if (is_upload(x))
         return head_check_upload(head, (size_t)o->max_file_bytes + FORM_BYTES, e);
-    return x->route->kind == ROUTE_CANCEL ? head_check_empty(head, e) : 0;
+    return x->route->kind == ROUTE_CANCEL || x->route->kind == ROUTE_CHANGE
+               ? head_check_empty(head, e)
+               : 0;
 }
 
 static int check_stored(const struct exchange *x, struct err *e)
@@ -169,6 +184,8 @@ static int check_head(
         err_set(e, ASSAY_EBADREQ, "%s: expected another method than %.20s", x->route->path, method);
         status = 405;
     }
+    if (status == 0)
+        status = check_right(x, e);
     if (status == 0)
         status = check_stored(x, e);
     if (status == 0)
@@ -209,6 +226,7 @@ static enum MHD_Result begin(struct exchange *x, const char *url, const char *me
     head_read(&head, x->connection);
     x->route = route_find(url, x->path_id);
     x->method = route_method(method);
+    x->may_change = keys_may_change(x->server->keys, head.authorization);
     int status = check_head(x, &head, method, &e);
     if (status == 0 && is_upload(x))
         status = begin_upload(x, &head, &e);
@@ -358,10 +376,69 @@ static enum MHD_Result answer(struct exchange *x)
 static enum MHD_Result show(struct exchange *x)
 {
     struct page page;
+    if (x->route->kind == ROUTE_ASSET) {
+        const char *text = asset_find(x->route->path, &page.type);
+        return reply(x, 200, strdup(text), page.type, asset_headers, 0);
+    }
     page_write(&page, x->server, x->route);
     if (page.error.code != 0)
         return reply_fault(x, fault_status(page.error.code), &page.error, 0);
     return reply(x, 200, page.text, page.type, NULL, 0);
+}
+
+/* ---- the page's data ---- */
+
+static enum MHD_Result show_overview(struct exchange *x)
+{
+    struct page page;
+    overview_write(&page, x->server, x->may_change);
+    if (page.error.code != 0)
+        return reply_fault(x, fault_status(page.error.code), &page.error, 0);
+    return reply(x, 200, page.text, page.type, asset_headers, 0);
+}
+
+/* In the desk's thread. */
+static void on_looked(struct desk_request *q)
+{
+    struct exchange *x = q->owner;
+    MHD_resume_connection(x->connection);
+}
+
+static int read_job(const char *id, int64_t *job)
+{
+    size_t n = strspn(id, "0123456789");
+    *job = n > 0 && n < 10 && id[n] == '\0' ? atoll(id) : 0;
+    return *job > 0 ? 0 : -1;
+}
+
+static enum MHD_Result look(struct exchange *x)
+{
+    struct err e = {0};
+    if (x->path_id[0] && read_job(x->path_id, &x->look.job) != 0) {
+        err_set(&e, ASSAY_EGONE, "expected the number of a job, found '%.40s'", x->path_id);
+        return reply_fault(x, 404, &e, 0);
+    }
+    x->is_asked = 1;
+    x->look.what = x->route->what;
+    x->look.done = on_looked;
+    x->look.owner = x;
+    if (x->peer)
+        peer_waits(x->server->peers, x->peer, NULL);
+    MHD_suspend_connection(x->connection);
+    desk_ask(x->server->desk, &x->look);
+    return MHD_YES;
+}
+
+static enum MHD_Result show_look(struct exchange *x)
+{
+    const struct err *e = &x->look.error;
+    char *text = x->look.text;
+    x->look.text = NULL;
+    int status = e->code == ASSAY_EUNKNOWNJOB ? 404
+                 : e->code == ASSAY_ESTATE    ? 409
+                                              : fault_status(e->code);
+    return e->code == 0 ? reply(x, 200, text, "application/json", asset_headers, 0)
+                        : reply_fault(x, status, e, 0);
 }
 
 /* ---- files and batches ---- */
@@ -439,6 +516,10 @@ enum MHD_Result exchange_step(void *cls, struct MHD_Connection *connection, cons
         return take_body(x, upload, n_upload);
     if (route_is_stored(x->route))
         return show_stored(x);
+    if (x->route->kind == ROUTE_OVERVIEW)
+        return show_overview(x);
+    if (x->route->kind == ROUTE_LOOK || x->route->kind == ROUTE_CHANGE)
+        return x->is_asked ? show_look(x) : look(x);
     if (x->route->kind != ROUTE_SCORES)
         return show(x);
     return x->is_asked ? answer(x) : ask(x);
@@ -461,6 +542,7 @@ void exchange_end(
         metrics_note_queue(x->server->metrics, x->ticket.sent_us - x->asked_us);
     drop_body(x);
     upload_free(&x->upload);
+    free(x->look.text);
     ticket_release(&x->ticket);
     ask_release(&x->ask);
     card_release(&x->card);

@@ -16,6 +16,7 @@
 
 struct key {
     char name[NAME_BYTES];
+    int is_admin;
     unsigned char hash[crypto_generichash_BYTES];
 };
 
@@ -34,10 +35,13 @@ static int add(struct keys *keys, char *line, const char *path, int number, stru
 {
     char *rest = NULL, *name = strtok_r(line, " \t\r\n", &rest);
     char *token = name ? strtok_r(NULL, " \t\r\n", &rest) : NULL;
+    char *right = token ? strtok_r(NULL, " \t\r\n", &rest) : NULL;
     if (!name || *name == '#')
         return 0;
-    if (!token || strtok_r(NULL, " \t\r\n", &rest) || strlen(name) >= NAME_BYTES)
-        return err_set(e, ASSAY_EFORMAT, "%s: line %d: expected a name and a token", path, number);
+    if (!token || (right && strcmp(right, "admin") != 0) || strtok_r(NULL, " \t\r\n", &rest) ||
+        strlen(name) >= NAME_BYTES)
+        return err_set(e, ASSAY_EFORMAT,
+            "%s: line %d: expected a name, a token and perhaps the word admin", path, number);
     if (strlen(token) < KEYS_LEAST_BYTES)
         return err_set(e, ASSAY_EFORMAT,
             "%s: line %d: expected a token of at least %d bytes, found "
@@ -47,6 +51,7 @@ static int add(struct keys *keys, char *line, const char *path, int number, stru
         return err_set(e, ASSAY_EFORMAT, "%s: expected at most %d keys", path, KEYS_MOST);
     struct key *key = &keys->all[keys->n++];
     snprintf(key->name, sizeof key->name, "%s", name);
+    key->is_admin = right != NULL;
     hash_token(key->hash, token);
     return 0;
 }
@@ -95,11 +100,11 @@ void keys_free(struct keys **keys)
     *keys = NULL;
 }
 
-const char *keys_find(const struct keys *keys, const char *authorization)
+static const struct key *find(const struct keys *keys, const char *authorization)
 {
     unsigned char hash[crypto_generichash_BYTES];
-    const char *found = NULL;
-    if (!authorization || strncasecmp(authorization, "Bearer ", 7) != 0)
+    const struct key *found = NULL;
+    if (!keys || !authorization || strncasecmp(authorization, "Bearer ", 7) != 0)
         return NULL;
     authorization += 7;
     while (*authorization == ' ')
@@ -107,6 +112,18 @@ const char *keys_find(const struct keys *keys, const char *authorization)
     hash_token(hash, authorization);
     for (int i = 0; i < keys->n; i++)
         if (sodium_memcmp(hash, keys->all[i].hash, sizeof hash) == 0)
-            found = keys->all[i].name;
+            found = &keys->all[i];
     return found;
+}
+
+const char *keys_find(const struct keys *keys, const char *authorization)
+{
+    const struct key *found = find(keys, authorization);
+    return found ? found->name : NULL;
+}
+
+int keys_may_change(const struct keys *keys, const char *authorization)
+{
+    const struct key *found = find(keys, authorization);
+    return found && found->is_admin;
 }

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "broker/data_dir.h"
+#include "broker/http/desk.h"
 #include "broker/http/listen.h"
 #include "broker/http/options.h"
 #include "broker/http/server.h"
@@ -130,6 +131,8 @@ static int run(struct server *s, const sigset_t *set, struct err *e)
         rc = keys_read(&s->keys, s->options->api_keys, e);
     if (rc == 0)
         rc = link_new(&s->link, &link, e);
+    if (rc == 0)
+        rc = desk_new(&s->desk, endpoint, e);
     if (rc == 0 && s->options->files)
         rc = open_stored(s, endpoint, e);
     if (rc == 0)
@@ -138,6 +141,8 @@ static int run(struct server *s, const sigset_t *set, struct err *e)
         serve(s, l, set);
     if (s->link)
         link_stop(s->link);
+    if (s->desk)
+        desk_stop(s->desk);
     if (s->stored)
         stored_stop(s->stored);
     send_last(s);
@@ -146,6 +151,7 @@ static int run(struct server *s, const sigset_t *set, struct err *e)
         stored_close(s->stored);
     free(s->stored);
     s->stored = NULL;
+    desk_free(&s->desk);
     link_free(&s->link);
     keys_free(&s->keys);
     if (dir_fd >= 0)

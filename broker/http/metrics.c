@@ -156,7 +156,7 @@ static void put_link(FILE *f, struct link *link, const struct card *card)
     put_models(f, "vllm:num_requests_waiting", link, card, 1);
 }
 
-static void put_own(FILE *f)
+long long metrics_own_memory(void)
 {
     long long pages = 0;
     FILE *statm = fopen("/proc/self/statm", "re");
@@ -164,8 +164,13 @@ static void put_own(FILE *f)
         pages = 0;
     if (statm)
         fclose(statm);
+    return pages * sysconf(_SC_PAGESIZE);
+}
+
+static void put_own(FILE *f)
+{
     metrics_put_one(f, "assay_http_memory_bytes", "gauge", "Resident memory of assay-http.",
-        pages * sysconf(_SC_PAGESIZE));
+        metrics_own_memory());
 }
 
 char *metrics_page(struct metrics *m, struct link *link, const struct card *card)

@@ -16,5 +16,6 @@ void metrics_note_queue(struct metrics *m, long long us);
 
 /* The page; card: NULL while the broker does not answer. The caller frees it. */
 char *metrics_page(struct metrics *m, struct link *link, const struct card *card);
+long long metrics_own_memory(void); /* resident bytes of this process */
 
 #endif

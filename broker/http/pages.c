@@ -103,3 +103,23 @@ void page_write(struct page *page, struct server *server, const struct route *ro
         err_set(&page->error, ASSAY_EINTERNAL, "no memory for the page");
     card_release(&card);
 }
+
+void overview_write(struct page *page, struct server *server, int may_change)
+{
+    struct card *card = link_card(server->link);
+    struct link_counts counts;
+    link_count(server->link, &counts);
+    *page = (struct page){.type = "application/json", .fd = -1};
+    if (!card) {
+        err_set(&page->error, ASSAY_ENOTREADY, "the broker does not answer");
+        return;
+    }
+    json_t *all = json_pack("{s:O, s:b, s:{s:i, s:i, s:I}}", "info", card->info, "may_change",
+        may_change, "http", "running", (int)counts.n_running, "waiting", (int)counts.n_waiting,
+        "memory_bytes", (json_int_t)metrics_own_memory());
+    page->text = all ? json_dumps(all, JSON_COMPACT) : NULL;
+    json_decref(all);
+    card_release(&card);
+    if (!page->text)
+        err_set(&page->error, ASSAY_EINTERNAL, "no memory for the page");
+}

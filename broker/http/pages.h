@@ -15,5 +15,7 @@ struct page {
 };
 
 void page_write(struct page *page, struct server *server, const struct route *route);
+/* /api/overview.json. may_change: its reader may change jobs. */
+void overview_write(struct page *page, struct server *server, int may_change);
 
 #endif

@@ -3,14 +3,20 @@
 
 #include <string.h>
 
-#define SCORES(path, family, arguments) {path, ROUTE_SCORES, ROUTE_POST, &family, arguments},
+#define SCORES(path, family, arguments) {path, ROUTE_SCORES, ROUTE_POST, &family, arguments, 0},
 #define PAGE(path, kind)                                                                           \
     {                                                                                              \
-        path, kind, ROUTE_GET, NULL, NULL                                                          \
+        path, kind, ROUTE_GET, NULL, NULL, 0                                                       \
     }
 #define STORED(path, kind, methods, arguments)                                                     \
     {                                                                                              \
-        path, kind, methods, NULL, arguments                                                       \
+        path, kind, methods, NULL, arguments, 0                                                    \
+    }
+
+#define DESK(path, what)                                                                           \
+    {                                                                                              \
+        path, (what) < DESK_PAUSE ? ROUTE_LOOK : ROUTE_CHANGE,                                     \
+            (what) < DESK_PAUSE ? ROUTE_GET : ROUTE_POST, NULL, NULL, what                         \
     }
 
 static const struct route routes[] = {
@@ -19,6 +25,18 @@ static const struct route routes[] = {
     PAGE("/v1/models", ROUTE_MODELS),
     PAGE("/version", ROUTE_VERSION),
     PAGE("/metrics", ROUTE_METRICS),
+    PAGE("/", ROUTE_ASSET),
+    PAGE("/page.css", ROUTE_ASSET),
+    PAGE("/page.js", ROUTE_ASSET),
+    PAGE("/api/overview.json", ROUTE_OVERVIEW),
+    DESK("/api/jobs.json", DESK_JOBS),
+    DESK("/api/throughput.json", DESK_THROUGHPUT),
+    DESK("/api/jobs/{id}/scores.json", DESK_SCORES),
+    DESK("/api/jobs/{id}/failed.json", DESK_FAILED),
+    DESK("/api/jobs/{id}/pause", DESK_PAUSE),
+    DESK("/api/jobs/{id}/resume", DESK_RESUME),
+    DESK("/api/jobs/{id}/cancel", DESK_CANCEL),
+    DESK("/api/jobs/{id}/retry", DESK_RETRY),
     STORED("/v1/files", ROUTE_FILES, ROUTE_GET | ROUTE_POST, "after limit order purpose"),
     STORED("/v1/files/{id}", ROUTE_FILE, ROUTE_GET | ROUTE_DELETE, NULL),
     STORED("/v1/files/{id}/content", ROUTE_CONTENT, ROUTE_GET, NULL),

@@ -8,6 +8,7 @@
  *     exchange.c    one request, from its head to its reply
  *     link.c        the thread that has the socket to the broker; jobs.c: what it has sent;
  *                   coalesce.c: which requests make one job, and when
+ *     assets.c      the page; desk.c: what it asks the broker
  *     metrics.c     counts, for Prometheus (metrics_broker.c: the broker's, metrics_text.c: the form)
  *
  * With --files it has files of requests, too, which are scored while nobody waits:
@@ -20,6 +21,7 @@
 #define ASSAY_HTTP_ROUTES_H
 
 #include "broker/ask/family.h"
+#include "broker/http/desk.h"
 #include "broker/http/folder.h"
 
 enum route_kind {
@@ -29,7 +31,11 @@ enum route_kind {
     ROUTE_MODELS,
     ROUTE_VERSION,
     ROUTE_METRICS,
-    ROUTE_FILES, /* stored.h, from here on */
+    ROUTE_ASSET,    /* of the page; anybody may see it */
+    ROUTE_OVERVIEW, /* what is known without asking */
+    ROUTE_LOOK,     /* desk.h */
+    ROUTE_CHANGE,   /* the same, of an administrator */
+    ROUTE_FILES,    /* stored.h, from here on */
     ROUTE_FILE,
     ROUTE_CONTENT,
     ROUTE_BATCHES,
@@ -46,9 +52,10 @@ struct route {
     const struct family *family; /* of ROUTE_SCORES */
     const char *arguments; /* that may stand behind the path, as ?NAME=VALUE, apart by spaces; NULL:
                               none */
+    enum desk_what what;   /* of ROUTE_LOOK and ROUTE_CHANGE */
 };
 
-#define ROUTES_MOST 32
+#define ROUTES_MOST 48
 
 /* The k-th; NULL: there are fewer. */
 const struct route *route_at(int k);

@@ -5,3 +5,10 @@ $(B)/bin/assay: $(ASK)
 $(B)/bin/assay-http: $(call objects,broker/http/main.c broker/data_dir.c) $(HTTP) $(ASK) $(STORE) $(COMMON)
 $(B)/bin/assay-http: LDLIBS += $(shell $(PKG_CONFIG) --libs libmicrohttpd)
 $(B)/lib/assay.a: $(HTTP) $(ASK)
+
+# The page's files as C strings.
+PAGE_FILES := page_html page_css page_js
+$(call objects,broker/http/assets.c): | $(PAGE_FILES:%=$(B)/gen/%.h)
+$(B)/gen/page_%.h: broker/http/page/page.%
+	@mkdir -p $(@D)
+	@sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/^/"/' -e 's/$$/\\n"/' $< > $@

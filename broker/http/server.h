@@ -12,11 +12,13 @@
 #include "broker/http/options.h"
 #include "broker/http/peers.h"
 
+struct desk;
 struct stored;
 
 struct server {
     const struct http_options *options;
     struct link *link;
+    struct desk *desk;
     struct keys *keys; /* NULL: none are asked for */
     struct metrics *metrics;
     struct peers *peers;
