@@ -76,6 +76,8 @@ cudaError_t kernel_pool(cudaStream_t stream, float *values, struct tensor logits
 /* out[i] = parts[0][i] + parts[1][i] + ..., in rank order, in float32. parts: [n_ranks, n], F32,
  * F16 or BF16; out: n elements of that type, perhaps one of the parts. */
 cudaError_t kernel_sum_ranks(cudaStream_t stream, void *out, struct tensor parts);
+/* The same with the largest of them, which are not NaN. */
+cudaError_t kernel_largest_of_ranks(cudaStream_t stream, void *out, struct tensor parts);
 
 /* ---- quant.cu ---- */
 
@@ -85,6 +87,17 @@ cudaError_t kernel_quantize_rows(cudaStream_t stream, struct tensor out, struct 
  * whatever its dtype says; out a float type. */
 cudaError_t kernel_dequantize(cudaStream_t stream, struct tensor out, struct tensor sums,
     const float *w_scale, const void *bias);
+
+/* ---- round.cu ---- */
+
+/* known[t] = the largest number of row t and the largest negated one, at least 0; NaN is left out.
+ * x of a float type. */
+cudaError_t kernel_measure_rows(cudaStream_t stream, float *known, struct tensor x);
+/* out = x rounded to 8 bits and back as r says (worker/cpu/round_rows.c), and then to the float
+ * type of both, once. known: what kernel_measure_rows found, or the largest of several ranks', for
+ * whole rows only; NULL: each row's or group's own is found. */
+cudaError_t kernel_round_rows(cudaStream_t stream, struct tensor out, struct tensor x,
+    const struct rounding *r, const float *known);
 
 /* ---- unpack.cu ---- */
 

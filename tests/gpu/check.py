@@ -19,7 +19,7 @@ MODEL_TESTS = ("test_golden", "test_tensor_parallel", "test_tensor_parallel_head
                "test_quantized_rows_are_batch_invariant", "test_two_in_flight")
 LORA_TESTS = ("test_golden", "test_tensor_parallel", "test_batch_invariance", "test_the_base_is_as_without_adapters", "test_low_precision")
 QUANTIZED_TESTS = ("test_values_are_the_cpus", "test_golden", "test_tensor_parallel", "test_batch_invariance", "test_adapters",
-                   "test_rounded_inputs")
+                   "test_rounded_inputs", "test_inputs_rounded_before_products", "test_rounded_inputs_on_two_ranks")
 REUSE_TESTS = ("test_reuse", "test_quantized", "test_adapters", "test_chunked_prefill", "test_tensor_parallel",
                "test_chunks_behind_a_batch_in_flight")
 PIPELINE_TESTS = ("test_stages", "test_modes", "test_two_in_flight", "test_stages_of_two_ranks")
@@ -27,6 +27,7 @@ PIPELINE_TESTS = ("test_stages", "test_modes", "test_two_in_flight", "test_stage
 SANITIZED = (("memcheck", "test_elementwise"), ("memcheck", "test_attention"), ("memcheck", "test_gpu_linear"),
              ("memcheck", "test_adapters"), ("racecheck", "test_adapters"), ("synccheck", "test_adapters"),
              ("memcheck", "test_unpack"), ("racecheck", "test_unpack"), ("synccheck", "test_unpack"),
+             ("memcheck", "test_rounding"), ("racecheck", "test_rounding"), ("synccheck", "test_rounding"),
              ("racecheck", "test_elementwise"), ("racecheck", "test_attention test_mma_every_size_and_type"),
              ("racecheck", "test_attention test_simt"), ("synccheck", "test_elementwise"), ("synccheck", "test_attention"))
 LIMIT_S = 1800
@@ -51,7 +52,7 @@ def environment(found):
 
 def checks(programs, sanitizer):
     """(name, command) of each."""
-    for test in ("test_elementwise", "test_attention", "test_adapters", "test_unpack", "test_gpu_linear"):
+    for test in ("test_elementwise", "test_attention", "test_adapters", "test_unpack", "test_rounding", "test_gpu_linear"):
         yield test, [programs / test]
     for program, tests in (("test_gpu_model", MODEL_TESTS), ("test_gpu_lora", LORA_TESTS),
                            ("test_gpu_quantized", QUANTIZED_TESTS), ("test_gpu_reuse", REUSE_TESTS),
@@ -66,7 +67,7 @@ def checks(programs, sanitizer):
 def run(name, command, env):
     """True when it passed; what it said otherwise is shown. The kernels' own tests look at memory without asking the device, so there
     launches end before they return; with products and models they must not, or nothing would ever be in flight."""
-    if any(test in name for test in ("test_elementwise", "test_attention", "test_adapters", "test_unpack")):
+    if any(test in name for test in ("test_elementwise", "test_attention", "test_adapters", "test_unpack", "test_rounding")):
         env = {**env, "CUDA_LAUNCH_BLOCKING": "1"}
     start = time.monotonic()
     try:

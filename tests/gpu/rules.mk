@@ -60,7 +60,7 @@ $(B)/bin/assay-worker-cuda: $(patsubst %,$(B)/nvcc/%.o,$(basename $(wildcard cud
 
 # For the first day on a GPU: the kernels' and the model's tests on the device, and benchmarks. Needs no ZeroMQ. $(B)/kit has
 # the same programs on the doubles, so that the tests see them work.
-KIT_TESTS := test_elementwise test_attention test_adapters test_unpack test_gpu_linear test_gpu_model test_gpu_lora test_gpu_quantized test_gpu_reuse test_gpu_pipeline
+KIT_TESTS := test_elementwise test_attention test_adapters test_unpack test_rounding test_gpu_linear test_gpu_model test_gpu_lora test_gpu_quantized test_gpu_reuse test_gpu_pipeline
 KIT_TOOLS := $(basename $(notdir $(wildcard tests/gpu/*.c)))
 KIT_HOST  := $(call objects,$(filter-out worker/main.c worker/serve.c worker/describe.c,$(wildcard worker/*.c worker/cpu/*.c))) \
              $(call objects,schema/alloc.c schema/clock.c schema/cores.c schema/err.c schema/log.c schema/log_line.c schema/identity.c schema/json.c schema/regular.c schema/model_path.c schema/pooling.c schema/utf8.c shm/stage.c)

@@ -33,7 +33,7 @@ def launch(name: str, template: str) -> tuple:
         return 128, 4 * 64 * (int(template.split(", ")[1]) + 8) * 2
     if name == "attention_simt_kernel":
         return 256, (2 * 64 * (int(template.split(", ")[1]) + 1) + 64 * 65) * 4
-    if name in ("rms_norm_kernel", "quantize_kernel"):
+    if name in ("rms_norm_kernel", "quantize_kernel", "measure_kernel", "round_kernel"):
         return ROW_THREADS, 128
     if name == "swiglu_quantized_kernel":
         return MLP_THREADS, 128
