@@ -200,7 +200,9 @@ static void spread_sums(
     end_group(c);
 }
 
-static void reduce_flat(struct device *d, void *x, enum dtype dtype, int64_t n)
+typedef cudaError_t reduction(cudaStream_t stream, void *out, struct tensor parts);
+
+static void reduce_flat(struct device *d, void *x, enum dtype dtype, int64_t n, reduction *reduce)
 {
     struct comm_nccl *c = d->comm_nccl;
     struct shares s = {n, 0, dtype_bytes(dtype)};
@@ -209,7 +211,7 @@ static void reduce_flat(struct device *d, void *x, enum dtype dtype, int64_t n)
     cudaStream_t stream = gpu_stream(d);
     gather_parts(c, &s, x, stream);
     int64_t first = first_of(&s, c->rank), mine = first_of(&s, c->rank + 1) - first;
-    GPU_MUST(kernel_sum_ranks(
+    GPU_MUST(reduce(
         stream, (uint8_t *)x + first * s.size, tensor_of(c->parts, dtype, ranks, mine, s.share)));
     spread_sums(c, &s, x, stream);
 }
@@ -228,11 +230,17 @@ void comm_nccl_all_reduce(struct device *d, struct tensor x)
     if (!d->comm_nccl || x.rows == 0)
         return;
     if (x.stride == x.cols) {
-        reduce_flat(d, x.data, x.dtype, x.rows * x.cols);
+        reduce_flat(d, x.data, x.dtype, x.rows * x.cols, kernel_sum_ranks);
         return;
     }
     struct tensor flat = tensor_of(d->comm_nccl->flat, x.dtype, x.rows, x.cols, x.cols);
     copy_rows(d, flat, x);
-    reduce_flat(d, flat.data, x.dtype, x.rows * x.cols);
+    reduce_flat(d, flat.data, x.dtype, x.rows * x.cols, kernel_sum_ranks);
     copy_rows(d, x, flat);
+}
+
+void comm_nccl_all_reduce_max(struct device *d, float *x, int64_t n)
+{
+    if (d->comm_nccl && n > 0)
+        reduce_flat(d, x, DTYPE_F32, n, kernel_largest_of_ranks);
 }

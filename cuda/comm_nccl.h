@@ -1,4 +1,4 @@
-/* comm_nccl.h - the sum over a group's ranks on GPUs, by NCCL.
+/* comm_nccl.h - the sum and the maximum over a group's ranks on GPUs, by NCCL.
  *
  * NCCL only moves bytes. Each rank receives all ranks' parts of its share of x, adds them in rank
  * order (kernel_sum_ranks) and sends the sum to all: NCCL's own all-reduce adds in an order that
@@ -14,5 +14,8 @@ int comm_nccl_new(
 void comm_nccl_free(struct comm_nccl **c);
 /* x: rows, contiguous or with gaps; in place, on d's compute stream. */
 void comm_nccl_all_reduce(struct device *d, struct tensor x);
+/* The largest of each of n numbers, none of which is NaN; in place, on d's compute stream. 4 n is
+ * at most device_options.reduce_bytes. */
+void comm_nccl_all_reduce_max(struct device *d, float *x, int64_t n);
 
 #endif

@@ -7,7 +7,10 @@
  * F8 matrices have a scale for each row of W and of x, by which the library multiplies the sums
  * (OUTER_VEC). I8 products are exact int32 sums of some rows at a time, which our own kernel turns
  * into floats. The library takes them only from a number of rows on, so rows are rounded up, and
- * the extra rows' results are ignored. */
+ * the extra rows' results are ignored.
+ *
+ * Parts of a stack whose inputs are rounded differently (round.cu), or some of which are not, are
+ * products of their own. */
 #include "cuda/gemm.h"
 
 #include <stdio.h>
@@ -15,6 +18,7 @@
 #include <string.h>
 #include <sysexits.h>
 
+#include "cuda/comm_nccl.h"
 #include "cuda/gemm_cache.h"
 #include "cuda/gemm_private.h"
 #include "cuda/packed.h"
@@ -27,6 +31,21 @@
 static int take_tensor(struct tensor *t, struct err *e)
 {
     return GPU_TRY(cudaMalloc(&t->data, tensor_bytes(*t)), e);
+}
+
+/* Takes memory for rounded inputs, some rows at a time. */
+static int take_rounded(struct gemm *g, const struct device_options *o, struct err *e)
+{
+    g->rounded = o->rounded;
+    if (g->rounded.rows == 0)
+        return 0;
+    if (g->rounded.rows > GEMM_MAX_ROWS)
+        g->rounded.rows = GEMM_MAX_ROWS;
+    int rc = take_tensor(&g->rounded, e);
+    if (rc == 0)
+        rc = GPU_TRY(
+            cudaMalloc((void **)&g->bounds, (size_t)g->rounded.rows * 2 * sizeof(float)), e);
+    return rc;
 }
 
 /* Takes memory for quantized inputs and for sums. */
@@ -61,6 +80,8 @@ int gemm_new(struct gemm **out, struct device *d, const struct device_options *o
         driver, cublasLtGetVersion());
     if (o->cache_dir)
         snprintf(g->cache_file, sizeof g->cache_file, "%s/gemm-algorithms.txt", o->cache_dir);
+    if (rc == 0)
+        rc = take_rounded(g, o, e);
     return rc == 0 ? take_scratch(g, o, e) : rc;
 }
 
@@ -80,6 +101,8 @@ void gemm_free(struct gemm **out)
     cudaFree(g->quantized.data);
     cudaFree(g->quantized.scale);
     cudaFree(g->sums.data);
+    cudaFree(g->rounded.data);
+    cudaFree(g->bounds);
     if (g->handle)
         cublasLtDestroy(g->handle);
     free(g);
@@ -225,22 +248,75 @@ static struct tensor quantize(struct device *d, struct tensor x)
     return to;
 }
 
+/* At most as many rows as there is memory for. */
+static struct tensor round_rows(struct device *d, struct tensor x, const struct rounding *r)
+{
+    struct gemm *g = d->gemm;
+    struct tensor to = g->rounded;
+    float *bounds = r->is_split && d->comm_nccl ? g->bounds : NULL;
+    if (x.cols > to.cols || x.dtype != to.dtype)
+        die(70, "event=rounded_input_too_large cols=%lld type=%s", (long long)x.cols,
+            dtype_name(x.dtype));
+    to.rows = x.rows;
+    to.cols = x.cols;
+    if (bounds) {
+        GPU_MUST(kernel_measure_rows(gpu_stream(d), bounds, x));
+        comm_nccl_all_reduce_max(d, bounds, 2 * x.rows);
+    }
+    GPU_MUST(kernel_round_rows(gpu_stream(d), to, x, r, bounds));
+    return to;
+}
+
+static void run_rounded(struct device *d, const struct operands *o, const struct rounding *r)
+{
+    int64_t step = d->gemm->rounded.rows;
+    if (step == 0)
+        die(70, "event=rounded_input_without_memory");
+    for (int64_t row = 0; row < o->x.rows; row += step) {
+        int64_t n = o->x.rows - row < step ? o->x.rows - row : step;
+        struct operands part = *o;
+        part.x = round_rows(d, tensor_rows(o->x, row, n), r);
+        part.out = tensor_rows(o->out, row, n);
+        run(d, &part);
+    }
+}
+
+/* Parts whose inputs are rounded alike; unpacks: the stack that they are of is packed. */
+static void multiply_parts(
+    struct device *d, struct operands o, const struct weight *parts, int n_parts, int unpacks)
+{
+    o.w = parts[0];
+    for (int i = 1; i < n_parts; i++)
+        o.w.rows += parts[i].rows;
+    const struct rounding *r = weight_rounding(parts);
+    if (unpacks)
+        o.w = packed_unpack(d, parts, n_parts);
+    if (dtype_bytes(o.w.dtype) == 1 && o.x.dtype != o.w.dtype)
+        o.x = quantize(d, o.x);
+    if (o.w.dtype == DTYPE_I8)
+        run_sums(d, &o);
+    else if (r)
+        run_rounded(d, &o, r);
+    else
+        run(d, &o);
+}
+
 void gemm_linear(struct device *d, struct tensor out, struct tensor x, const struct weight *parts,
     int n_parts, const void *bias)
 {
-    struct operands o = {.out = out, .x = x, .w = parts[0], .bias = bias};
-    for (int i = 1; i < n_parts; i++)
-        o.w.rows += parts[i].rows;
-    if (x.rows == 0)
-        return;
-    if (packed_any(parts, n_parts))
-        o.w = packed_unpack(d, parts, n_parts);
-    if (dtype_bytes(o.w.dtype) == 1 && x.dtype != o.w.dtype)
-        o.x = quantize(d, x);
-    if (o.w.dtype == DTYPE_I8)
-        run_sums(d, &o);
-    else
-        run(d, &o);
+    int unpacks = packed_any(parts, n_parts);
+    const uint8_t *each = bias;
+    int64_t column = 0, columns;
+    for (int i = 0, n; x.rows > 0 && i < n_parts; i += n, column += columns) {
+        n = weights_alike(parts, i, n_parts);
+        columns = 0;
+        for (int k = i; k < i + n; k++)
+            columns += parts[k].rows;
+        struct operands o = {.out = tensor_columns(out, column, columns),
+            .x = x,
+            .bias = each ? each + column * dtype_bytes(out.dtype) : NULL};
+        multiply_parts(d, o, parts + i, n, unpacks);
+    }
 }
 
 /* The bias's place is only looked at. */

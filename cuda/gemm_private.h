@@ -38,6 +38,8 @@ struct gemm {
     int n_products;
     struct tensor quantized; /* quantized copy of a float input; 0 rows: not used */
     struct tensor sums;      /* of I8, for a few rows at a time */
+    struct tensor rounded;   /* copy of an input whose rows are rounded; 0 rows: not used */
+    float *bounds;           /* [rounded.rows][2], for kernel_measure_rows */
 };
 
 /* The operands of out = x W^T (+ bias). */

@@ -295,15 +295,34 @@ static int place_shapes(struct device *d, struct weight_stack *stacks, size_t n,
         int64_t stride = stride_of(&stacks[i]);
         for (int k = 0; k < stacks[i].n_parts; k++) {
             struct weight *w = &stacks[i].parts[k];
-            *w = (struct weight){
-                to, stacks[i].dtype, w->rows, w->cols, stride, scale, DTYPE_F32, NULL};
+            *w = (struct weight){to, stacks[i].dtype, w->rows, w->cols, stride, scale, DTYPE_F32,
+                scale ? NULL : w->packing};
             to += w->rows * stride * dtype_bytes(w->dtype);
         }
     }
     return rc;
 }
 
+/* Products of their own begin at 16 bytes of their output (gemm.c). */
+static int check_parts(const struct weight_stack *s, struct err *e)
+{
+    int64_t row = 0, unit = ROW_BYTES / dtype_bytes(s->dtype);
+    for (int i = 0; i + 1 < s->n_parts; i++) {
+        row += s->parts[i].rows;
+        if (row % unit != 0 && !weights_rounded_alike(&s->parts[i], &s->parts[i + 1]))
+            return err_set(e, ASSAY_EUNSUPPORTED,
+                "GPU: matrices of one product whose activations are rounded differently: expected "
+                "one after a multiple of %lld rows, found it after %lld; --activations "
+                "weights-only and --device cpu go",
+                (long long)unit, (long long)row);
+    }
+    return 0;
+}
+
 int gpu_prepare_weights(struct device *d, struct weight_stack *stacks, size_t n, struct err *e)
 {
+    for (size_t i = 0; i < n; i++)
+        if (check_parts(&stacks[i], e) != 0)
+            return e->code;
     return d->shapes_only ? place_shapes(d, stacks, n, e) : send_stacks(d, stacks, n, e);
 }

@@ -29,6 +29,8 @@ struct device_options {
                              quantized. A device without that type refuses to open. */
     int64_t quant_rows, quant_in, quant_out; /* largest input of quantized products, and their
                                                 longest output row */
+    struct tensor rounded; /* the largest input of products whose inputs are rounded (tensor.h),
+                              without memory; no rows: there are none */
     int shapes_only; /* prepare_weights uses only shapes: CUDA fills the matrices with noise, the
                         CPU keeps the file's. For runs that only make the device choose its
                         algorithms, or none at all; not for scores. */

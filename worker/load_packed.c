@@ -321,10 +321,10 @@ static int check_inputs(const struct loader *l, struct part *p, struct err *e)
     struct rounding *r = &p->packing.inputs;
     int is_cut = p->cols < p->m->place.cols;
     r->is_split = is_cut && r->group == 0;
-    if (r->is_split && l->m->ops->typed)
+    if (r->is_split && l->m->config.quantization.products == DTYPE_F8)
         return err_set(e, ASSAY_EUNSUPPORTED,
-            "tp %u does not fit '%.120s': its inputs are rounded by token, and a rank has a part "
-            "of each, which is not built for GPUs; expected tp 1, or --activations weights-only",
+            "tp %u does not fit '%.120s': a rank has a part of each input, which it would round to "
+            "FP8 by itself; expected tp 1, or --activations weights-only",
             l->m->n_ranks, p->m->words.name);
     if (is_cut && r->group > 0 && !has_whole_groups(p, r->group))
         return err_set(e, ASSAY_EUNSUPPORTED,

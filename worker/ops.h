@@ -108,7 +108,8 @@ struct ops {
         struct device *d, struct tensor out, const struct weight *table, const int32_t *ids);
     /* out = x * [parts stacked along out]^T (+ bias [sum of rows] in out's dtype, may be NULL).
      * x.cols == parts[i].cols. If the parts are quantized, x has their type, with scales, or a
-     * float type, and then each row is quantized by itself. */
+     * float type, and then each row is quantized by itself. Parts may ask for inputs that are
+     * rounded first (tensor.h); with is_split the ranks agree on scales, so all must call it. */
     void (*linear)(struct device *d, struct tensor out, struct tensor x, const struct weight *parts,
         int n_parts, const void *bias);
     /* Chooses, as `linear` would at its first call, for a product with one matrix [rows, cols], all

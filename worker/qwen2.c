@@ -43,12 +43,13 @@ static int is_fp8_product(const struct model_config *c)
     for (uint32_t i = 0; i < c->n_layers; i++)
         all &= c->quantized[i];
     return q->inputs.how == ROUND_BY_MAGNITUDE && q->inputs.numbers == PACKED_E4M3 &&
-           q->format == FORMAT_PLAIN && q->numbers == PACKED_E4M3 && q->group_size == 0 &&
-           q->group_rows <= 1 && all == (1 << N_LAYER_MATRICES) - 1;
+           q->inputs.group == 0 && q->inputs.least == 0 && q->format == FORMAT_PLAIN &&
+           q->numbers == PACKED_E4M3 && q->group_size == 0 && q->group_rows <= 1 &&
+           all == (1 << N_LAYER_MATRICES) - 1;
 }
 
-/* What of a checkpoint that is quantized itself is built here: its matrices' numbers always,
- * rounded inputs on the CPU, and on GPUs those that are a product there. */
+/* A checkpoint that is quantized itself has no --quant. Where GPUs have its products, they take
+ * inputs and matrices as they are stored. */
 static int choose_quantized(
     struct model_config *c, const struct quant_config *quant, const struct ops *ops, struct err *e)
 {
@@ -56,15 +57,8 @@ static int choose_quantized(
         return err_set(e, ASSAY_EUNSUPPORTED,
             "--quant %s: the checkpoint is quantized already (%s); expected none", quant->method,
             c->quantization.name);
-    if (!ops->typed || c->quantization.inputs.how == ROUND_NOT)
-        return 0;
-    if (!is_fp8_product(c))
-        return err_set(e, ASSAY_EUNSUPPORTED,
-            "--activations as-stored: the activations of this checkpoint (%s) are not built for "
-            "GPUs, which have FP8 by token with FP8 matrices that have a scale for each row, in "
-            "every layer; expected weights-only, or --device cpu",
-            c->quantization.name);
-    c->quantization.products = DTYPE_F8;
+    if (ops->typed && is_fp8_product(c))
+        c->quantization.products = DTYPE_F8;
     return 0;
 }
 

@@ -92,8 +92,7 @@ struct qwen2_reward_model {
 /* Sets config->activation_type according to --dtype. "auto": the matrices' own type if ops.typed
  * (bfloat16 if float32 matrices are quantized; the embedding's of a checkpoint that is quantized
  * itself), else float32. The CPU also takes "f32", and "bf16" unless quantized. Sets
- * config->quantization.products. Anything else, and rounding of activations that this device does
- * not have, is ASSAY_EUNSUPPORTED, naming the alternatives. */
+ * config->quantization.products. Anything else is ASSAY_EUNSUPPORTED, naming the alternatives. */
 int model_choose_type(struct model_config *config, const char *dtype,
     const struct quant_config *quant_config, struct weights *w, const struct ops *ops,
     struct err *e);

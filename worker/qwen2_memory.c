@@ -159,6 +159,10 @@ void qwen2_device_needs(
     o->reduce_bytes = tensor_bytes(tensor_shaped(NULL, DTYPE_F32, s.tokens, s.hidden));
     o->head_dim = c->head_dim;
     o->quant = model_config_products(c, &configs->quant_config);
+    int64_t widest = s.mlp > s.q ? s.mlp : s.q;
+    widest = s.hidden > widest ? s.hidden : widest;
+    int rounds = c->quantization.inputs.how != ROUND_NOT && o->quant == DTYPE_F32;
+    o->rounded = tensor_shaped(NULL, s.type, rounds ? s.tokens : 0, widest);
     o->quant_rows = s.tokens;
     o->quant_in = s.q;
     o->quant_out = 2 * s.mlp > s.q + 2 * s.kv ? 2 * s.mlp : s.q + 2 * s.kv;

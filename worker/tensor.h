@@ -83,10 +83,35 @@ struct weight {
      * where its stack has packed matrices */
     enum dtype factors;
     /* Of DTYPE_PACKED, whose `data` is its first word, and whose `stride` counts words from row to
-     * row of what is stored; else NULL. The struct is in the host's memory, its tables are in the
-     * device's. */
+     * row of what is stored; else NULL, or how the inputs of its products are rounded. The struct
+     * is in the host's memory, its tables are in the device's. */
     const struct packing *packing;
 };
+
+/* How the inputs of its products are rounded first; NULL: they are not. */
+static inline const struct rounding *weight_rounding(const struct weight *w)
+{
+    return w->packing && w->packing->inputs.how != ROUND_NOT ? &w->packing->inputs : NULL;
+}
+
+static inline int weights_rounded_alike(const struct weight *a, const struct weight *b)
+{
+    const struct rounding *r = weight_rounding(a), *s = weight_rounding(b);
+    if (!r || !s)
+        return r == s;
+    return r->how == s->how && r->numbers == s->numbers && r->scale == s->scale &&
+           r->zero == s->zero && r->group == s->group && r->least == s->least &&
+           r->is_split == s->is_split;
+}
+
+/* Parts from `from` on whose inputs are rounded alike. */
+static inline int weights_alike(const struct weight *parts, int from, int n_parts)
+{
+    int n = 1;
+    while (from + n < n_parts && weights_rounded_alike(&parts[from], &parts[from + n]))
+        n++;
+    return n;
+}
 
 /* Matrices stacked along their output, which the device takes as one, in `dtype`. F8 and I8: the
  * device quantizes each row by its largest magnitude (packed F8 keeps its bytes and scales). BF16

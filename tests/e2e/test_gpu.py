@@ -10,6 +10,7 @@ import subprocess
 
 import pytest
 from harness import BIN, MODELS, PATIENCE, ROOT, Broker, Refused, ids_bytes, random_key, vectors, wait_until
+from test_checkpoints import read, write
 
 WORKER = BIN.parent / "kernels/assay-worker-cuda"
 VECTORS = vectors()
@@ -115,6 +116,8 @@ def relative_error(found, expected):
     ("quantized/awq-int4", 2, [], "dtype=bf16 quant=awq-int4 tp=2"),
     ("quantized/float-fp8-dynamic", 1, ["--activations", "weights-only"], "quant=float-quantized-fp8 tp=1 pp=1 activations=weights-only"),
     ("rounded/float-fp8-dynamic", 1, ["--activations", "as-stored"], "quant=float-quantized-fp8 tp=1 pp=1 activations=as-stored"),
+    ("rounded/int-int8-static", 1, ["--activations", "as-stored"], "quant=int-quantized-int8 tp=1 pp=1 activations=as-stored"),
+    ("rounded/fp8-token", 2, ["--activations", "as-stored"], "quant=fp8-tensor tp=2 pp=1 activations=as-stored"),
 ])
 def test_quantized_checkpoints_agree_with_the_oracle(installed, vector, tp, options, mode):
     """Sixteen bits where the oracle has 32: test_gpu_quantized.c bounds each model's error."""
@@ -128,11 +131,43 @@ def test_quantized_checkpoints_agree_with_the_oracle(installed, vector, tp, opti
     assert 0 < relative_error(found, expected) < 0.1
 
 
+def widened(into, model):
+    """A copy whose embedding is float32, and so the type of its products on GPUs."""
+    shutil.copytree(MODELS / model, into)
+    header, body = read(into / "model.safetensors")
+    out = b""
+    for name in sorted((k for k in header if k != "__metadata__"), key=lambda k: header[k]["data_offsets"]):
+        begin, end = header[name]["data_offsets"]
+        part = body[begin:end]
+        if name == "model.embed_tokens.weight":
+            header[name]["dtype"] = "F32"
+            part = b"".join(b"\0\0" + part[i:i + 2] for i in range(0, len(part), 2))
+        header[name]["data_offsets"] = [len(out), len(out) + len(part)]
+        out += part
+    write(into / "model.safetensors", header, out)
+    return into
+
+
+@pytest.mark.parametrize("name,tp", [("int-int8-static", 1), ("pack-int4-dynamic", 1), ("float-fp8-groups", 2), ("fp8-blocks", 1),
+                                     ("fp8-tensor", 2), ("fp8-token", 2), ("int-int8-dynamic", 2)])
+def test_rounded_activations_agree_with_the_oracle(installed, name, tp):
+    """In float32, where nothing else is rounded."""
+    vector = json.loads((ROOT / f"tests/vectors/rounded/{name}.json").read_text())
+    rows = [{"ids": ids_bytes(row["ids"])} for row in vector["rows"]]
+    model = widened(installed.parent / "m", vector["model"])
+    with GpuBroker(installed, model, ["--activations", "as-stored", "--tp", tp], tp) as broker, broker.client() as client:
+        found = client.call("score", rows=rows, timeout_ms=60000, timeout=90)["rows"]
+        assert " dtype=f32 " in client.call("hello")["mode"]
+    for row, right in zip(found, vector["rows"], strict=True):
+        assert row["error"] is None, row
+        assert max(abs(a - b) for a, b in zip(flat(row), right["values"], strict=True)) <= 1e-4, (flat(row), right["values"])
+
+
 @pytest.mark.parametrize("model,options,env,words", [
     ("float-fp8-dynamic", [], {}, "says that activations are quantized too"),
     ("float-fp8-dynamic", ["--activations", "as-stored"], {"ASSAY_DOUBLE_CAPABILITY": "80"},
      "as-stored needs it too: expected weights-only"),
-    ("float-fp8-static", ["--activations", "as-stored"], {}, "(float-quantized-fp8) are not built for GPUs"),
+    ("float-fp8-dynamic", ["--activations", "as-stored", "--tp", "2"], {"ASSAY_DOUBLE_DEVICES": "2"}, "which it would round to FP8 by itself"),
     ("gptq-int4", ["--quant", "int8"], {}, "--quant int8: the checkpoint is quantized already (gptq-int4)"),
 ])
 def test_quantized_checkpoints_that_are_refused(installed, model, options, env, words):

@@ -1,7 +1,7 @@
 /* test_gpu_quantized.c - checkpoints that are quantized as published, on the GPU's table of
  * operations: each matrix's values on the device are the CPU's, rounded to the type of the
  * products; golden values on one rank and several; rows with the bits that they have alone; FP8
- * products of rounded inputs; adapters beside them; and what is refused. As test_gpu_model, on
+ * products of rounded inputs, and inputs rounded before others; adapters beside them; and what is refused. As test_gpu_model, on
  * doubles or with make gpu-check on a device. */
 #include "tests/unit/model_fixture.h"
 
@@ -19,19 +19,26 @@ static struct vector open_file(const char *directory, const char *name)
     return v;
 }
 
-static void each_quantized(int step, void (*check)(const struct vector *v))
+static void each_of(const char *directory, int step, void (*check)(const struct vector *v))
 {
     struct dirent **names;
-    int n = scandir("tests/vectors/quantized", &names, is_vector, alphasort);
-    assert_true(n > 20);
+    char path[64];
+    snprintf(path, sizeof path, "tests/vectors/%s", directory);
+    int n = scandir(path, &names, is_vector, alphasort);
+    assert_true(n > 10);
     for (int i = 0; i < n; i++) {
-        struct vector v = open_file("quantized", names[i]->d_name);
+        struct vector v = open_file(directory, names[i]->d_name);
         if (i % step == 0)
             check(&v);
         vector_close(&v);
         free(names[i]);
     }
     free(names);
+}
+
+static void each_quantized(int step, void (*check)(const struct vector *v))
+{
+    each_of("quantized", step, check);
 }
 
 /* ---- matrices ---- */
@@ -180,26 +187,31 @@ static void test_golden(void **unused)
     assert_int_equal(double_live_allocations(), 0);
 }
 
-/* Ranks whose parts begin inside a row of words, or at other words of it. */
-static void test_tensor_parallel(void **unused)
+static void check_two_ranks(const char *directory, const char *const *names, size_t n)
 {
-    static const char *const names[] = {
-        "awq-int4.json", "gptq-int4-order.json", "fp8-blocks.json", "pack-int8-channel.json"};
     static float values[MAX_VALUES];
     const char *devices = getenv("ASSAY_DEVICES");
-    (void)unused;
     if (devices && atoi(devices) < 2)
         return;
     setenv("ASSAY_DOUBLE_DEVICES", "2", 1);
     setenv("ASSAY_DOUBLE_THREAD", "1", 1);
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        struct vector v = open_file("quantized", names[i]);
+    for (size_t i = 0; i < n; i++) {
+        struct vector v = open_file(directory, names[i]);
         score_ranks(&gpu_ops, &v, 2, values);
         check_error(&v, values, "tp 2");
         vector_close(&v);
     }
     unsetenv("ASSAY_DOUBLE_DEVICES");
     unsetenv("ASSAY_DOUBLE_THREAD");
+}
+
+/* Ranks whose parts begin inside a row of words, or at other words of it. */
+static void test_tensor_parallel(void **unused)
+{
+    static const char *const names[] = {
+        "awq-int4.json", "gptq-int4-order.json", "fp8-blocks.json", "pack-int8-channel.json"};
+    (void)unused;
+    check_two_ranks("quantized", names, sizeof names / sizeof *names);
 }
 
 static void check_invariant(struct scorer *s, const struct vector *v)
@@ -283,6 +295,47 @@ static void test_rounded_inputs(void **unused)
     vector_close(&v);
 }
 
+static void check_rounded(const struct vector *v)
+{
+    static float values[MAX_VALUES], without[MAX_VALUES];
+    struct scorer s;
+    if (strcmp(v->model, "quantized/float-fp8-dynamic") == 0)
+        return;
+    scorer_open(&s, &gpu_ops, v->model, "auto", 1);
+    assert_int_equal(s.model.config.quantization.products, DTYPE_F32);
+    score_all(&s, v, values);
+    check_invariant(&s, v);
+    scorer_close(&s);
+    check_error(v, values, "rounded");
+    activations = NULL;
+    scorer_open(&s, &gpu_ops, v->model, "auto", 1);
+    activations = "as-stored";
+    score_all(&s, v, without);
+    scorer_close(&s);
+    assert_memory_not_equal(values, without, count_values(v) * sizeof *values);
+}
+
+/* Other inputs are rounded before products of 16 bits: by token, in groups, with scales of the file
+ * that differ inside a stack, beside matrices that are not quantized. */
+static void test_inputs_rounded_before_products(void **unused)
+{
+    (void)unused;
+    activations = "as-stored";
+    each_of("rounded", 1, check_rounded);
+    activations = NULL;
+}
+
+/* By token the scales are of the whole row; groups are whole on each rank. */
+static void test_rounded_inputs_on_two_ranks(void **unused)
+{
+    static const char *const names[] = {"int-int8-dynamic.json", "pack-int4-dynamic.json",
+        "fp8-token.json", "fp8-blocks-whole.json", "float-fp8-static.json"};
+    (void)unused;
+    activations = "as-stored";
+    check_two_ranks("rounded", names, sizeof names / sizeof *names);
+    activations = NULL;
+}
+
 static void check_refused(const char *model, const char *option, const char *method,
     const struct ops *ops, const char *wanted)
 {
@@ -304,14 +357,7 @@ static void check_refused(const char *model, const char *option, const char *met
 
 static void test_what_is_refused(void **unused)
 {
-    static const char *const rounded[] = {
-        "float-fp8-static", "int-int8-static", "int-int8-dynamic", "pack-int4-dynamic"};
     (void)unused;
-    for (size_t i = 0; i < sizeof rounded / sizeof *rounded; i++) {
-        check_refused(rounded[i], "as-stored", "none", &gpu_ops, "are not built for GPUs");
-        check_refused(rounded[i], "as-stored", "none", &cpu_ops, NULL);
-        check_refused(rounded[i], "weights-only", "none", &gpu_ops, NULL);
-    }
     check_refused("gptq-int4", "auto", "int8", &gpu_ops,
         "--quant int8: the checkpoint is quantized already (gptq-int4)");
 }
@@ -327,7 +373,9 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_values_are_the_cpus),
         cmocka_unit_test(test_golden), cmocka_unit_test(test_tensor_parallel),
         cmocka_unit_test(test_batch_invariance), cmocka_unit_test(test_adapters),
-        cmocka_unit_test(test_rounded_inputs), cmocka_unit_test(test_what_is_refused)};
+        cmocka_unit_test(test_rounded_inputs),
+        cmocka_unit_test(test_inputs_rounded_before_products),
+        cmocka_unit_test(test_rounded_inputs_on_two_ranks), cmocka_unit_test(test_what_is_refused)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     snprintf(remembered, sizeof remembered, "%s/gemm-algorithms.txt", directory);
     unlink(remembered);

@@ -312,21 +312,6 @@ static const struct panel_kernels *panels_of(const struct device *d, enum dtype 
                                    : &d->kernels->f32;
 }
 
-/* NULL: they are not. */
-static const struct rounding *rounding_of(const struct weight *w)
-{
-    return w->packing && w->packing->inputs.how != ROUND_NOT ? &w->packing->inputs : NULL;
-}
-
-static int is_rounded_alike(const struct weight *a, const struct weight *b)
-{
-    const struct rounding *r = rounding_of(a), *s = rounding_of(b);
-    if (!r || !s)
-        return r == s;
-    return r->how == s->how && r->numbers == s->numbers && r->scale == s->scale &&
-           r->zero == s->zero;
-}
-
 static void multiply_all(struct gemm *g, struct tensor out, struct tensor x)
 {
     for (int i = 0; i < g->n_parts; i++)
@@ -351,7 +336,7 @@ static void multiply_parts(struct device *d, struct tensor out, struct tensor x,
         .n_parts = n_parts,
         .bias = bias,
         .kernels = panels_of(d, parts->factors),
-        .rounding = rounding_of(parts),
+        .rounding = weight_rounding(parts),
         .int8 = parts->dtype == DTYPE_I8,
         .mr = d->kernels->mr,
         .nr = d->kernels->nr};
@@ -363,11 +348,12 @@ void cpu_linear(struct device *d, struct tensor out, struct tensor x, const stru
     int n_parts, const void *bias)
 {
     const float *each = bias;
-    int64_t column = 0, columns = 0;
+    int64_t column = 0, columns;
     for (int i = 0, n; i < n_parts; i += n, column += columns) {
-        columns = parts[i].rows;
-        for (n = 1; i + n < n_parts && is_rounded_alike(&parts[i], &parts[i + n]); n++)
-            columns += parts[i + n].rows;
+        n = weights_alike(parts, i, n_parts);
+        columns = 0;
+        for (int k = i; k < i + n; k++)
+            columns += parts[k].rows;
         multiply_parts(
             d, tensor_columns(out, column, columns), x, parts + i, n, each ? each + column : NULL);
     }
