@@ -120,6 +120,15 @@ void job_leave(struct job *job, struct ticket *t)
     t->in = NULL;
 }
 
+void job_swap(struct job *job, struct ticket *from, struct ticket *to)
+{
+    for (uint32_t k = 0; k < job->n_rows; k++)
+        if (job->rows[k].ticket == from)
+            job->rows[k].ticket = to;
+    to->in = job;
+    from->in = NULL;
+}
+
 struct ticket *job_pop(struct job *job)
 {
     for (uint32_t k = 0; k < job->n_rows; k++) {

@@ -42,6 +42,8 @@ void job_free(struct job **job);
 int job_give(struct job *job, struct slice rows, struct err *e);
 /* Takes a ticket out; its rows are computed for nobody. */
 void job_leave(struct job *job, struct ticket *t);
+/* Puts one ticket in the place of another, for the same rows. */
+void job_swap(struct job *job, struct ticket *from, struct ticket *to);
 /* Takes any ticket out that is still in; NULL when there is none. */
 struct ticket *job_pop(struct job *job);
 

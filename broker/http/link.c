@@ -29,6 +29,8 @@ static void wake(struct link *l)
 static void take_ticket(struct link *l, struct ticket *t)
 {
     t->next = NULL;
+    if (link_come_back(l, t))
+        return;
     if (t->rows->n >= COALESCE_LARGE_ROWS)
         link_start_job(l, t);
     else
@@ -91,7 +93,7 @@ static int drop_sent(struct link *l, struct job *job, long long now_us)
     for (uint32_t k = 0; k < job->n_rows; k++) {
         struct ticket *t = job->rows[k].ticket;
         if (t && is_over(l, t, now_us)) {
-            job_leave(job, t);
+            link_leave_job(l, job, t);
             link_finish(t, NULL);
         }
     }
@@ -107,6 +109,8 @@ static void pass_time(struct link *l, int looks_for_gone)
     long long now_us = now_mono_us(), now_ms = now_us / 1000;
     for (struct lane *lane = looks_for_gone ? l->lanes : NULL; lane; lane = lane->next)
         drop_waiting(l, lane, now_us);
+    if (looks_for_gone)
+        link_expire_left(l, now_us);
     for (struct job *job = l->jobs, *next; job; job = next) {
         next = job->next;
         if (looks_for_gone && drop_sent(l, job, now_us))
@@ -128,10 +132,11 @@ static void count_requests(struct link *l)
         l->counts.n_waiting += lane->n_waiting = lane->waiting.n;
         lane->n_running = 0;
     }
-    for (struct job *job = l->jobs; job; job = job->next) {
+    for (struct job *job = l->jobs; job; job = job->next)
         job->lane->n_running += job->n_tickets;
-        l->counts.n_running += job->n_tickets;
-    }
+    link_count_left(l);
+    for (const struct lane *lane = l->lanes; lane; lane = lane->next)
+        l->counts.n_running += lane->n_running;
     pthread_mutex_unlock(&l->lock);
 }
 
@@ -219,6 +224,7 @@ static void close_all(struct link *l)
         zmq_ctx_term(l->zmq);
     if (l->wake_fd >= 0)
         close(l->wake_fd);
+    link_free_left(l);
     card_release(&l->card);
     for (struct lane *lane = l->lanes, *next; lane; lane = next) {
         next = lane->next;

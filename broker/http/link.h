@@ -31,7 +31,7 @@ void link_free(struct link **link);
 /* From any thread. Takes the ticket until its `done` is called. */
 void link_submit(struct link *link, struct ticket *t);
 /* The ticket's client has left: `done` is called soon, and what is only computed for it is
- * cancelled. */
+ * cancelled, unless the same request comes again within some seconds (link_left.c). */
 void link_abandon(struct link *link, struct ticket *t);
 
 /* The last card, held for the caller: NULL while the broker has not answered, or not for

@@ -139,7 +139,12 @@ void link_fail_job(struct link *l, struct job *job, const struct err *e)
 void link_split_job(struct link *l, struct job *job)
 {
     struct ticket *t;
+    struct err gone = {.code = ASSAY_EGONE};
     while ((t = job_pop(job))) {
+        if (link_is_left(t)) { /* nobody waits, and its rows cannot be sent again */
+            link_finish(t, &gone);
+            continue;
+        }
         t->next = NULL;
         t->is_alone = 1;
         struct job *own = link_start_job(l, t);

@@ -1,6 +1,6 @@
 /* link_private.h - the link's state (link.h), and what its files need of each other: link.c has the
  * thread and what others call, link_jobs.c jobs and the messages about them, link_replies.c what
- * the broker says. All of it runs in the link's thread. */
+ * the broker says, link_left.c rows of clients that have left. All of it runs in the link's thread. */
 #ifndef ASSAY_HTTP_LINK_PRIVATE_H
 #define ASSAY_HTTP_LINK_PRIVATE_H
 
@@ -45,6 +45,9 @@ struct link {
     int64_t stale_before_ms; /* the broker's clock */
     long long stale_due_ms;  /* when they are asked for; 0: at once */
     char run[JOB_RUN_BYTES]; /* random, in each key */
+    struct left *left;       /* requests whose clients have left (link_left.c) */
+    int n_left;
+    size_t left_bytes;
 };
 
 /* An operation with at most one field, `job`, whose answer is not waited for. */
@@ -67,6 +70,20 @@ void link_finish(struct ticket *t, const struct err *e);
 int link_check_card(const struct link *l, const struct ticket *t, struct err *e);
 /* When a lane's next job is due. */
 long long link_due_us(struct link *l, struct lane *lane);
+
+/* ---- link_left.c ---- */
+/* Takes a ticket with an error out of its job. Where its client may send the request again, its rows
+ * stay in the job for some seconds. */
+void link_leave_job(struct link *l, struct job *job, struct ticket *t);
+int link_is_left(const struct ticket *t); /* is it a stand-in, whose rows' bytes are gone? */
+/* Returns 1 where the ticket's rows are with the broker already, and have taken it over or given it
+ * their results; else 0. */
+int link_come_back(struct link *l, struct ticket *t);
+/* Forgets results that nobody came for. */
+void link_expire_left(struct link *l, long long now_us);
+/* Takes stand-ins off their lanes' counts of running requests. */
+void link_count_left(const struct link *l);
+void link_free_left(struct link *l);
 
 void link_take_replies(struct link *l);
 /* Asks for jobs that a process which has ended left behind. */

@@ -78,6 +78,46 @@ def test_a_client_that_leaves_frees_what_waits(directory):
         assert broker.process.poll() is None
 
 
+def test_a_client_that_gives_up_and_sends_again(directory):
+    """Its rows are computed once: the same request takes over what the first one left, under way or done; another one does not."""
+    rows = [[k, 5, 7, 9] * 150 for k in range(10)]
+    body = json.dumps({"input": rows})
+    with Broker(directory / "d", model=MODEL, options=["--max-batch-tokens", 600, "--no-dedupe"]) as broker, Http(directory, broker) as http, broker.client() as client:
+        def give_up(body):
+            connection = http.connect()
+            connection.request("POST", "/classify", body, JSON)
+            wait_until(lambda: counted(http, "vllm:num_requests_running") == 1)
+            connection.close()
+            wait_until(lambda: counted(http, "vllm:num_requests_running") == 0)
+
+        def accepted():
+            return client.call("info")["counters"]["rows_accepted"]
+
+        give_up(body)
+        other = http.ok("/classify", {"input": [rows[0]]})
+        status, _, text = http.ask("POST", "/classify", body, JSON)
+        assert status == 200 and accepted() == 11
+        found = [one["probs"] for one in json.loads(text)["data"]]
+        assert found[0] == other["data"][0]["probs"]
+        give_up(body)
+        wait_until(lambda: not broker.sql("select key from jobs"))
+        status, _, text = http.ask("POST", "/classify", body, JSON)
+        assert status == 200 and accepted() == 21 and [one["probs"] for one in json.loads(text)["data"]] == found
+        assert http.ok("/classify", {"input": rows})["data"] and accepted() == 31  # once
+
+
+def test_a_request_that_takes_too_long_and_comes_again(directory):
+    """504 does not throw away what is computed: at last the request finds it all."""
+    rows = [[k, 5, 7, 9] * 150 for k in range(40)]
+    with Broker(directory / "d", model=MODEL, options=["--max-batch-tokens", 512]) as broker, Http(directory, broker, ["--timeout", 1]) as http, \
+            broker.client() as client:
+        status = []
+        while not status or status[-1] != 200:
+            status.append(http.post("/classify", {"input": rows})[0])
+            assert set(status) <= {200, 504} and len(status) < 100
+        assert client.call("info")["counters"]["rows_accepted"] == 40, status
+
+
 def test_a_broker_that_is_started_again(directory):
     """Requests under way get their scores; meanwhile /health says so, and new ones are 503."""
     broker = Broker(directory / "d", model=MODEL, options=["--max-batch-tokens", 512]).start()
