@@ -1,10 +1,12 @@
 /* batches_private.h - the state of batches, and what its files need of each other: batches.c has
  * the table, the thread and what others call; batch_new.c reads what a batch is to be; batch_run.c
- * works on one; batch_rows.c has its rows and results; batch_lines.c and batch_output.c its files. */
+ * works on one; batch_check.c reads its lines before; batch_job.c has its job in the broker,
+ * batch_rows.c its rows and results, batch_lines.c and batch_output.c its files. */
 #ifndef ASSAY_HTTP_BATCHES_PRIVATE_H
 #define ASSAY_HTTP_BATCHES_PRIVATE_H
 
 #include <pthread.h>
+#include <time.h>
 
 #include "broker/ask/ask.h"
 #include "broker/http/batch_lines.h"
@@ -89,9 +91,39 @@ int batch_from_body(
 const struct route *batch_route(const char *url);
 
 /* ---- batch_run.c ---- */
-/* Does a little. Returns 1 where there is more to do at once, 0 where not before b->due_ms. */
+#define BATCH_POLL_MS 100
+#define BATCH_FULL_MS 10000 /* after a write that failed */
+/* Does a little. Returns 1 where there is more to do at once, 0 where not before b->due_ms; so do all
+ * whose result is said to be a step's. */
 int batch_step(struct batches *bs, struct batch *b);
+/* Nothing is to be done for so long: a step's 0. */
+int batch_wait(struct batch *b, long long ms);
+/* The batch is over, with this status and these fields (taken over): a step's result. */
+int batch_end(struct batches *bs, struct batch *b, const char *status, json_t *fields);
+int batch_fail(struct batches *bs, struct batch *b, const char *code, const char *message);
+/* Forgets results, which can be read again. */
+void run_forget(struct batches *bs, struct run *run);
 void run_free(struct run **run);
+
+static inline json_int_t now_s(void)
+{
+    return (json_int_t)time(NULL);
+}
+
+/* ---- batch_check.c ---- */
+/* Reads some lines; after the last the batch goes on or fails. Returns a step's result. */
+int batch_check(struct batches *bs, struct batch *b);
+
+/* ---- batch_job.c ---- */
+/* Has the batch the card that it was begun with, and may its lines be sent? */
+int batch_take_card(struct batches *bs, struct batch *b);
+/* What became of the job, asked now and then. Returns 0 or a code. */
+int batch_ask_status(struct batches *bs, struct batch *b, struct err *e);
+/* The broker does not know the job, since its data are new: all is sent again. */
+int batch_send_again(struct batches *bs, struct batch *b, struct err *e);
+int batch_cancel_job(struct batches *bs, struct batch *b, struct err *e);
+/* Deletes what the broker has of a batch that is over. Returns a step's result. */
+int batch_purge(struct batches *bs, struct batch *b);
 
 /* ---- batch_rows.c ---- */
 /* Each returns 1: something was done; 0: nothing can be now; or a code that ends the batch. */

@@ -1,0 +1,121 @@
+/* batch_check.c - the lines of a batch are read before any is scored: whether each is a request, and
+ * all are for one model (batches_private.h). */
+#include "broker/http/batches_private.h"
+#include "schema/log.h"
+
+#define STEP_LINES 2000
+#define MOST_ERRORS 100
+#define CHUNK_ROWS 1000
+#define CHUNK_BYTES (4 << 20)
+
+static void add_error(struct run *r, uint32_t k, const char *code, const struct err *e)
+{
+    if (json_array_size(r->errors) < MOST_ERRORS)
+        json_array_append_new(
+            r->errors, json_pack("{s:s, s:s, s:I, s:o}", "code", code, "message", e->msg, "line",
+                           (json_int_t)r->lines.places[k].number, "param",
+                           e->field[0] ? json_string(e->field) : json_null()));
+}
+
+/* All lines are for one model, perhaps with adapters of it. */
+static int check_model(
+    struct run *r, const struct batch_line *line, const char **code, struct err *e)
+{
+    struct ask ask;
+    ask_init(&ask, r->card);
+    int rc = ask_choose(&ask, line->body, e);
+    const struct card_model *m = ask.asks.model;
+    ask_release(&ask);
+    *code = "model_not_found";
+    if (rc != 0 || !r->model)
+        r->model = rc == 0 ? m : r->model;
+    else if (m != r->model) {
+        *code = "mismatched_model";
+        rc = err_field(e, ASSAY_EBADREQ, "body.model",
+            "expected the model of the lines before, %.100s, found %.100s", r->model->name,
+            m->name);
+    }
+    return rc;
+}
+
+static void check_line(struct run *r, uint32_t k)
+{
+    struct batch_line line;
+    struct err e = {0};
+    const char *code;
+    int rc = batch_lines_read(&r->lines, k, r->route->path, &line, &code, &e);
+    if (rc == 0 && seen_add(r->seen, line.custom_id)) {
+        code = "duplicate_custom_id";
+        rc = err_field(&e, ASSAY_EBADREQ, "custom_id",
+            "`custom_id`: expected another than in the lines before, found '%.80s' again",
+            line.custom_id);
+    }
+    if (rc == 0)
+        rc = check_model(r, &line, &code, &e);
+    if (rc != 0)
+        add_error(r, k, code, &e);
+    batch_line_release(&line);
+}
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* A chunk is a small part of a message, and of what the broker's queue holds. */
+static int64_t chunk_bytes(const struct card *card)
+{
+    const json_t *limits = json_object_get(card->info, "limits");
+    int64_t queued = json_integer_value(json_object_get(limits, "max_queued_bytes"));
+    int64_t most = least(CHUNK_BYTES, card->max_message_bytes / 2);
+    return queued > 0 ? least(most, queued / 4) : most;
+}
+
+/* What of the broker's info the batch needs to the end: its model, as clients call it. */
+static json_t *info_of(const struct card *card, const struct card_model *model)
+{
+    json_t *names = json_array();
+    for (int i = 0; model == &card->models[0] && i < card->n_names; i++)
+        json_array_append_new(names, json_string(card->names[i]));
+    return json_pack("{s:s, s:O, s:[{s:s, s:s, s:O}], s:[], s:o}", "state", "ready", "limits",
+        json_object_get(card->info, "limits"), "models", "name", model->name, "mode", model->mode,
+        "model", (json_t *)model->json, "workers", "names", names);
+}
+
+static int go_on(struct batches *bs, struct batch *b)
+{
+    struct run *r = b->run;
+    struct err e = {0};
+    json_t *counts =
+        json_pack("{s:I, s:i, s:i}", "total", (json_int_t)r->lines.n, "completed", 0, "failed", 0);
+    json_t *fields = json_pack("{s:s, s:I, s:o}", "status", "in_progress", "in_progress_at",
+        now_s(), "request_counts", counts);
+    json_t *own = json_pack("{s:o, s:s, s:s, s:s, s:I, s:I, s:i, s:i, s:i, s:i}", "info",
+        info_of(r->card, r->model), "model", r->model->name, "digest", r->model->digest, "mode",
+        r->model->mode, "chunk_rows", (json_int_t)least(CHUNK_ROWS, r->card->max_rows),
+        "chunk_bytes", (json_int_t)chunk_bytes(r->card), "next_line", 0, "chunk", 0, "rows", 0,
+        "refused", 0);
+    if (batch_set(bs, b, fields, own, &e) == 0)
+        return 1;
+    log_warn("event=batch_not_begun id=%s reason=\"%s\"", b->id, e.msg);
+    return batch_wait(b, BATCH_FULL_MS);
+}
+
+int batch_check(struct batches *bs, struct batch *b)
+{
+    struct run *r = b->run;
+    if (r->lines.n == 0)
+        return batch_fail(bs, b, "empty_file", "the input file has no lines");
+    if (!r->card && !(r->card = link_card(bs->options.link)))
+        return batch_wait(b, BATCH_POLL_MS);
+    for (int i = 0; i < STEP_LINES && r->checked < r->lines.n; i++)
+        check_line(r, r->checked++);
+    if (r->checked < r->lines.n)
+        return 1;
+    if (json_array_size(r->errors) == 0) {
+        r->checked = 0;
+        return go_on(bs, b);
+    }
+    return batch_end(bs, b, "failed",
+        json_pack("{s:{s:s, s:O}}", "errors", "object", "list", "data", r->errors));
+}
