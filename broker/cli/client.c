@@ -10,6 +10,7 @@
 #include <zmq.h>
 
 #include "broker/cli/signals.h"
+#include "broker/dealer.h"
 #include "schema/alloc.h"
 #include "schema/clock.h"
 #include "schema/endpoint.h"
@@ -61,22 +62,15 @@ static struct client *make(const char *shown, int timeout_ms)
 /* Frees c on failure. */
 static int connect_to(struct client **out, struct client *c, const char *endpoint, struct err *e)
 {
-    int zero = 0, is_ipv6 = strncmp(endpoint, "tcp://[", 7) == 0;
-    if (resources_check("connection to the broker", ZMQ_FILES, ZMQ_THREADS, e) != 0) {
-        client_free(&c);
-        return e->code;
-    }
-    c->context = zmq_ctx_new();
-    c->socket = c->context ? zmq_socket(c->context, ZMQ_DEALER) : NULL;
-    if (!c->socket || zmq_setsockopt(c->socket, ZMQ_LINGER, &zero, sizeof zero) != 0 ||
-        zmq_setsockopt(c->socket, ZMQ_IPV6, &is_ipv6, sizeof is_ipv6) != 0 ||
-        zmq_connect(c->socket, endpoint) != 0) {
-        err_set(e, ASSAY_EIO, "cannot connect to '%s': %s", c->endpoint, zmq_strerror(zmq_errno()));
-        client_free(&c);
-        return ASSAY_EIO;
-    }
+    struct dealer_options options = {.endpoint = endpoint, .shown = c->endpoint};
+    int rc = resources_check("connection to the broker", ZMQ_FILES, ZMQ_THREADS, e);
+    c->context = rc == 0 ? zmq_ctx_new() : NULL;
+    if (rc == 0)
+        rc = dealer_connect(&c->socket, c->context, &options, e);
     *out = c;
-    return 0;
+    if (rc != 0)
+        client_free(out);
+    return rc;
 }
 
 void client_say_from(struct client *c, const char *variable)

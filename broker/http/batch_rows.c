@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "broker/ask/faults.h"
+#include "broker/http/reply.h"
 #include "schema/alloc.h"
 #include "schema/request.h"
 
@@ -274,34 +275,6 @@ static int take_row(struct batches *bs, struct batch *b, struct row_result *row,
     return try_answer(bs, b, k, e);
 }
 
-struct result_page {
-    struct slice rows;
-    uint64_t next;
-    int done;
-};
-
-static int read_page(struct slice reply, struct result_page *page, struct err *e)
-{
-    struct msg_reader r;
-    struct slice key, value;
-    uint32_t n = 0;
-    *page = (struct result_page){0};
-    msg_reader_init(&r, reply.at, reply.len);
-    int rc = msg_read_map(&r, "", &n, e);
-    for (uint32_t i = 0; rc == 0 && i < n; i++) {
-        rc = msg_read_str(&r, "", &key, e);
-        if (rc == 0 && slice_is(key, "next"))
-            rc = msg_read_uint64(&r, "", &page->next, e);
-        else if (rc == 0 && slice_is(key, "done"))
-            rc = msg_read_bool(&r, "", &page->done, e);
-        else if (rc == 0)
-            rc = msg_read_raw(&r, "", MSG_MAX_DEPTH, &value, e);
-        if (rc == 0 && slice_is(key, "rows"))
-            page->rows = value;
-    }
-    return rc == 0 ? 0 : (e->code = ASSAY_EINTERNAL);
-}
-
 static int take_rows(struct batches *bs, struct batch *b, struct slice rows, struct err *e)
 {
     uint32_t n = results_count(rows);
@@ -322,7 +295,7 @@ static int take_rows(struct batches *bs, struct batch *b, struct slice rows, str
 int batch_collect(struct batches *bs, struct batch *b, struct err *e)
 {
     struct run *r = b->run;
-    struct result_page page;
+    struct reply page;
     struct slice reply;
     char key[JOB_KEY_BYTES];
     batch_key(b, key);
@@ -333,15 +306,15 @@ int batch_collect(struct batches *bs, struct batch *b, struct err *e)
     msg_key_int(w, "limit", PAGE_ROWS);
     int rc = call_send(bs->call, &reply, e);
     if (rc == 0)
-        rc = read_page(reply, &page, e);
+        rc = reply_read(reply, &page, e) == 0 ? 0 : (e->code = ASSAY_EINTERNAL);
     if (rc == 0)
         rc = take_rows(bs, b, page.rows, e);
     if (rc != 0)
         return rc;
     int moves = page.next != r->after;
     r->after = page.next;
-    r->is_read = page.done;
-    return moves || page.done;
+    r->is_read = page.is_done;
+    return moves || page.is_done;
 }
 
 int batch_answer_rest(struct batches *bs, struct batch *b, uint32_t k, const char *code,

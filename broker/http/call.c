@@ -7,6 +7,8 @@
 #include <zmq.h>
 
 #include "broker/ask/results.h"
+#include "broker/dealer.h"
+#include "broker/http/reply.h"
 #include "schema/alloc.h"
 #include "schema/clock.h"
 #include "schema/request.h"
@@ -27,14 +29,8 @@ struct call {
 
 static int connect_socket(struct call *c, struct err *e)
 {
-    int none = 0, is_ipv6 = strncmp(c->endpoint, "tcp://[", 7) == 0;
-    c->socket = zmq_socket(c->zmq, ZMQ_DEALER);
-    if (c->socket && zmq_setsockopt(c->socket, ZMQ_LINGER, &none, sizeof none) == 0 &&
-        zmq_setsockopt(c->socket, ZMQ_IPV6, &is_ipv6, sizeof is_ipv6) == 0 &&
-        zmq_connect(c->socket, c->endpoint) == 0)
-        return 0;
-    return err_set(
-        e, ASSAY_EIO, "cannot connect to '%s': %s", c->endpoint, zmq_strerror(zmq_errno()));
+    struct dealer_options options = {.endpoint = c->endpoint, .shown = c->endpoint};
+    return dealer_connect(&c->socket, c->zmq, &options, e);
 }
 
 int call_new(struct call **out, const char *endpoint, struct err *e)
@@ -105,40 +101,19 @@ static int receive(struct call *c, long wait_ms)
     return zmq_msg_recv(&c->reply, c->socket, ZMQ_DONTWAIT) >= 0;
 }
 
-/* Reads what tells replies apart. Returns 1 where it is the one to the request. */
-static int is_reply(const struct call *c, struct slice bytes, int *is_ok)
-{
-    struct msg_reader r;
-    struct slice key, value;
-    uint32_t n = 0;
-    int64_t id = 0;
-    struct err e;
-    msg_reader_init(&r, bytes.at, bytes.len);
-    int rc = msg_read_map(&r, "", &n, &e);
-    for (uint32_t i = 0; rc == 0 && i < n; i++) {
-        rc = msg_read_str(&r, "", &key, &e);
-        if (rc == 0 && slice_is(key, "id") && msg_peek(&r) == MSG_INT)
-            rc = msg_read_int(&r, "", INT64_MIN, INT64_MAX, &id, &e);
-        else if (rc == 0 && slice_is(key, "ok"))
-            rc = msg_read_bool(&r, "", is_ok, &e);
-        else if (rc == 0)
-            rc = msg_read_raw(&r, "", MSG_MAX_DEPTH, &value, &e);
-    }
-    return rc == 0 && id == c->id;
-}
-
 int call_send(struct call *c, struct slice *reply, struct err *e)
 {
     long long until_ms = now_mono_ms() + c->patience_ms;
-    int is_ok = 0;
+    struct reply said;
+    struct err ignored;
     if (zmq_send(c->socket, c->request.buffer.data, c->request.buffer.size, ZMQ_DONTWAIT) < 0)
         return err_set(e, ASSAY_ENOTREADY, "the broker does not take requests");
     while (!atomic_load(&c->stops) && now_mono_ms() < until_ms) {
         if (!receive(c, LOOK_MS))
             continue;
         *reply = (struct slice){zmq_msg_data(&c->reply), zmq_msg_size(&c->reply)};
-        if (is_reply(c, *reply, &is_ok))
-            return is_ok ? 0 : results_refusal(*reply, e);
+        if (reply_read(*reply, &said, &ignored) == 0 && said.id == c->id)
+            return said.is_ok ? 0 : results_refusal(*reply, e);
     }
     /* A request that was not answered is not to be answered later, to a broker that is back. */
     zmq_close(c->socket);

@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include <zmq.h>
 
+#include "broker/dealer.h"
 #include "broker/http/link_private.h"
 #include "schema/alloc.h"
 #include "schema/clock.h"
@@ -204,16 +205,12 @@ static void *run(void *arg)
 
 static int connect_broker(struct link *l, struct err *e)
 {
-    int linger = 500, none = 0, is_ipv6 = strncmp(l->options.endpoint, "tcp://[", 7) == 0;
+    struct dealer_options options = {.endpoint = l->options.endpoint,
+        .shown = l->options.endpoint,
+        .linger_ms = 500,
+        .sends_any = 1};
     l->zmq = zmq_ctx_new();
-    l->socket = l->zmq ? zmq_socket(l->zmq, ZMQ_DEALER) : NULL;
-    if (!l->socket || zmq_setsockopt(l->socket, ZMQ_LINGER, &linger, sizeof linger) != 0 ||
-        zmq_setsockopt(l->socket, ZMQ_SNDHWM, &none, sizeof none) != 0 ||
-        zmq_setsockopt(l->socket, ZMQ_IPV6, &is_ipv6, sizeof is_ipv6) != 0 ||
-        zmq_connect(l->socket, l->options.endpoint) != 0)
-        return err_set(e, ASSAY_EIO, "cannot connect to '%s': %s", l->options.endpoint,
-            zmq_strerror(zmq_errno()));
-    return 0;
+    return dealer_connect(&l->socket, l->zmq, &options, e);
 }
 
 static void close_all(struct link *l)

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <zmq.h>
 
+#include "broker/http/reply.h"
 #include "schema/clock.h"
 #include "schema/log.h"
 #include "schema/msg_json.h"
@@ -121,12 +122,6 @@ static void take_refusal(struct link *l, struct job *job, const struct err *e)
     }
 }
 
-struct reply {
-    int64_t id, job;
-    int is_ok;
-    struct slice rows, checkpoint, mode; /* the last two: of the job's model */
-};
-
 /* Are these the scores that the ticket's request asked for? */
 static int check_made(const struct ticket *t, const struct reply *reply, struct err *e)
 {
@@ -170,41 +165,13 @@ static void take_results(struct link *l, struct job *job, const struct reply *re
     link_send(l, "info", ID_INFO, NULL);
 }
 
-/* Reads what is told apart first; all else is read by what it is. */
-static int read_reply(struct msg_reader *r, struct reply *reply, struct err *e)
-{
-    struct slice key, value;
-    uint32_t n;
-    *reply = (struct reply){0};
-    int rc = msg_read_map(r, "", &n, e);
-    for (uint32_t i = 0; rc == 0 && i < n; i++) {
-        rc = msg_read_str(r, "", &key, e);
-        if (rc == 0 && slice_is(key, "id") && msg_peek(r) == MSG_INT)
-            rc = msg_read_int(r, "", INT64_MIN, INT64_MAX, &reply->id, e);
-        else if (rc == 0 && slice_is(key, "job") && msg_peek(r) == MSG_INT)
-            rc = msg_read_int(r, "", INT64_MIN, INT64_MAX, &reply->job, e);
-        else if (rc == 0 && slice_is(key, "checkpoint") && msg_peek(r) == MSG_STR)
-            rc = msg_read_str(r, "", &reply->checkpoint, e);
-        else if (rc == 0 && slice_is(key, "mode") && msg_peek(r) == MSG_STR)
-            rc = msg_read_str(r, "", &reply->mode, e);
-        else if (rc == 0 && slice_is(key, "ok"))
-            rc = msg_read_bool(r, "", &reply->is_ok, e);
-        else if (rc == 0)
-            rc = msg_read_raw(r, "", MSG_MAX_DEPTH, &value, e);
-        if (rc == 0 && slice_is(key, "rows"))
-            reply->rows = value;
-    }
-    return rc;
-}
-
 static void take_reply(struct link *l, struct slice bytes)
 {
     struct err e = {0};
     struct msg_reader r;
     struct reply reply;
     json_t *whole = NULL;
-    msg_reader_init(&r, bytes.at, bytes.len);
-    if (read_reply(&r, &reply, &e) != 0 || reply.id == ID_NONE)
+    if (reply_read(bytes, &reply, &e) != 0 || reply.id == ID_NONE)
         return;
     struct job *job = l->jobs;
     while (job && job->id != reply.id)

@@ -1,8 +1,8 @@
 # assay-http: libmicrohttpd is for this program alone.
 ASK  := $(call objects,$(wildcard broker/ask/*.c))
 HTTP := $(call objects,$(filter-out broker/http/main.c,$(wildcard broker/http/*.c)))
-$(B)/bin/assay: $(ASK)
-$(B)/bin/assay-http: $(call objects,broker/http/main.c broker/data_dir.c) $(HTTP) $(ASK) $(STORE) $(COMMON)
+$(B)/bin/assay: $(ASK) $(call objects,broker/dealer.c)
+$(B)/bin/assay-http: $(call objects,broker/http/main.c broker/data_dir.c broker/dealer.c) $(HTTP) $(ASK) $(STORE) $(COMMON)
 $(B)/bin/assay-http: LDLIBS += $(shell $(PKG_CONFIG) --libs libmicrohttpd)
 $(B)/lib/assay.a: $(HTTP) $(ASK)
 
