@@ -116,16 +116,38 @@ int reply_failed(struct broker *b, const struct envelope *env, const struct requ
 
 /* ---- sample ---- */
 
-/* The cursor of the k-th row of a sample of n results: each part of the job has its share however
- * few of them are taken. */
-static uint64_t cursor_of(uint32_t k, uint64_t n)
+static uint32_t reversed(uint32_t k, int n_bits)
 {
-    uint32_t reversed = 0;
-    if (n <= SAMPLE_ROWS)
-        return k + 1;
-    for (int bit = 0; bit < 32; bit++)
-        reversed |= (k >> bit & 1u) << (31 - bit);
-    return ((uint64_t)reversed * n >> 32) + 1;
+    uint32_t r = 0;
+    for (int bit = 0; bit < n_bits; bit++)
+        r |= (k >> bit & 1u) << (n_bits - 1 - bit);
+    return r;
+}
+
+/* A sample of n results: each part of the job has its share, however few of them are taken. A small
+ * job's are all of it, in an order of as many steps as the next power of two; some give none. */
+struct sample {
+    uint64_t n;
+    uint32_t n_steps;
+    int n_bits;
+};
+
+static struct sample sample_of(uint64_t n)
+{
+    struct sample s = {.n = n};
+    while (n > 0 && (1ull << s.n_bits) < n && (1u << s.n_bits) < SAMPLE_ROWS)
+        s.n_bits++;
+    s.n_steps = n > 0 ? 1u << s.n_bits : 0;
+    return s;
+}
+
+/* The k-th step's cursor; 0: it gives none. */
+static uint64_t cursor_of(const struct sample *s, uint32_t k)
+{
+    uint64_t at = reversed(k, s->n_bits);
+    if (s->n > SAMPLE_ROWS)
+        return (at * s->n >> s->n_bits) + 1;
+    return at < s->n ? at + 1 : 0;
 }
 
 static int add_scores(void *arg, const struct store_result_row *row)
@@ -147,12 +169,16 @@ int reply_sample(struct broker *b, const struct envelope *env, const struct requ
     const struct store_job *j, struct err *e)
 {
     struct looking l;
-    uint64_t n = (uint64_t)j->done, most = n < SAMPLE_ROWS ? n : SAMPLE_ROWS;
-    uint64_t k = q->after, limit = q->limit ? q->limit : REPLY_DEFAULT_LIMIT;
+    struct sample sample = sample_of((uint64_t)j->done);
+    uint64_t k = q->after, limit = q->limit ? q->limit : REPLY_DEFAULT_LIMIT, taken = 0;
     int rc = 0;
     begin(&l);
-    for (uint64_t taken = 0; k < most && taken < limit && !(taken > 0 && is_late(&l)); taken++) {
-        struct store_page page = {j->job, cursor_of((uint32_t)k++, n) - 1, 1};
+    for (; k < sample.n_steps && taken < limit && !(taken > 0 && is_late(&l)); k++) {
+        uint64_t cursor = cursor_of(&sample, (uint32_t)k);
+        struct store_page page = {j->job, cursor - 1, 1};
+        if (cursor == 0)
+            continue;
+        taken++;
         if ((rc = store_each_result(b->store, &page, add_scores, &l, e)) < 0)
             break;
     }
@@ -160,7 +186,7 @@ int reply_sample(struct broker *b, const struct envelope *env, const struct requ
         struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 5);
         msg_key_int(w, "done", j->done);
         msg_key_int(w, "next", (int64_t)k);
-        msg_key_bool(w, "end", k >= most);
+        msg_key_bool(w, "end", k >= sample.n_steps);
         msg_key_int(w, "others", (int64_t)l.others);
         put_list(&l, w, "scores");
     }

@@ -20,7 +20,8 @@
 #define NEWEST 60
 #define OF_A_STATE 100
 #define MOST_FAILED 1000
-#define MOST_PARTS 12 /* of a reply that the broker gives in parts */
+#define MOST_PARTS 12 /* of a reply that the broker gives in parts, */
+#define PARTS_MS 60   /* and after so long no more are asked for */
 
 /* A reply that was given lately. */
 struct kept {
@@ -119,6 +120,7 @@ static json_t *ask_parts(struct desk *d, const struct desk_request *q, struct er
     const char *end = q->what == DESK_SCORES ? "end" : "done";
     json_t *whole = NULL, *part;
     json_int_t next = 0;
+    long long until_ms = now_mono_ms() + PARTS_MS;
     for (int n = 0; n < MOST_PARTS; n++) {
         struct msg_writer *w = call_begin(d->call, ops[q->what], 2);
         msg_key_int(w, "job", q->job);
@@ -130,7 +132,8 @@ static json_t *ask_parts(struct desk *d, const struct desk_request *q, struct er
         whole = join(whole, part, list);
         next = json_integer_value(json_object_get(whole, "next"));
         if (json_is_true(json_object_get(whole, end)) ||
-            json_array_size(json_object_get(whole, list)) >= MOST_FAILED)
+            json_array_size(json_object_get(whole, list)) >= MOST_FAILED ||
+            now_mono_ms() >= until_ms)
             break;
     }
     return whole;
