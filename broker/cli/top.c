@@ -23,22 +23,29 @@
 #define FULL_EVERY 30    /* looks between two full listings of jobs */
 #define LIVE_TIMEOUT "1" /* seconds; then the view says that nobody answers */
 #define PLAIN_WIDTH 100
+#define BUSY_MS 30000 /* busy shares are of so long */
 
 struct sample {
     int64_t at_ms, rows, tokens;
 };
+
+enum order { BY_STATE, BY_RATE, BY_LEFT, BY_FAILED, BY_PRIORITY, ORDERS };
+static const char *const order_names[ORDERS] = {"state", "rate", "left", "failed", "priority"};
 
 struct top {
     const struct cli *cli;
     struct client *client;
     struct screen screen;
     json_t *info, *jobs; /* the last replies; NULL: never */
+    json_t *earlier;     /* an info of up to BUSY_MS before; NULL: none */
+    enum order order;    /* of jobs */
     int64_t jobs_after;  /* jobs up to this number are finished and not shown */
     int looks;
     struct sample samples[SAMPLES]; /* oldest first */
     int n_samples;
     long long silent_since_ms; /* wall clock; 0: the broker answers */
     int quit, gone;            /* gone: the terminal is closed */
+    int resorts;               /* the order is another than that drawn */
 };
 
 /* ---- asking ---- */
@@ -66,6 +73,17 @@ static void take_sample(struct top *t)
     t->samples[t->n_samples++] = now;
 }
 
+/* Keeps an earlier info, as long as it is of the same broker. */
+static void keep_earlier(struct top *t)
+{
+    int64_t since_ms = reply_int(t->info, "now_ms") - reply_int(t->earlier, "now_ms");
+    int is_same = reply_int(t->info, "started_ms") == reply_int(t->earlier, "started_ms");
+    if (t->earlier && is_same && since_ms < BUSY_MS)
+        return;
+    json_decref(t->earlier);
+    t->earlier = json_incref(t->info);
+}
+
 /* Asks the broker once. Returns 0, or negative with the state unchanged. */
 static int look(struct top *t, struct err *e)
 {
@@ -80,6 +98,8 @@ static int look(struct top *t, struct err *e)
         json_decref(jobs);
         return rc;
     }
+    if (t->info)
+        keep_earlier(t);
     json_decref(t->info);
     json_decref(t->jobs);
     t->info = info;
@@ -203,6 +223,11 @@ static void draw_broker(struct top *t, struct frame *f)
         f, STYLE_PLAIN, "%s, %s", reply_text(model, "architecture"), reply_text(t->info, "mode"));
     frame_end_line(f);
     frame_text(f, STYLE_BOLD, "%s rows/s, %s tokens/s", compact(a, rows), compact(b, tokens));
+    int64_t wait_s = reply_int(t->info, "longest_wait_ms") / 1000;
+    frame_text(f, STYLE_PLAIN, "  %s rows wait",
+        compact(a, (double)reply_int(t->info, "unfinished_rows")));
+    if (wait_s > 0)
+        frame_text(f, STYLE_PLAIN, ", one job for %s", duration(b, wait_s));
     frame_text(f, STYLE_PLAIN, "  queued %s of %s",
         bytes_text(c, (double)reply_int(t->info, "queued_bytes")),
         bytes_text(d, (double)reply_int(json_object_get(t->info, "limits"), "max_queued_bytes")));
@@ -214,13 +239,33 @@ static void draw_broker(struct top *t, struct frame *f)
     frame_end_line(f);
 }
 
+/* How much of its time the rank computed, in percent: since the earlier info, if it has ended a batch
+ * since, or since it was ready; negative: not known. */
+static double busy_of(const struct top *t, const json_t *worker)
+{
+    const json_t *list = json_object_get(t->earlier, "workers"), *was;
+    int64_t busy = reply_int(worker, "busy_us"), up = reply_int(worker, "up_us");
+    size_t k;
+    json_array_foreach(list, k, was)
+    {
+        if (reply_int(was, "group") == reply_int(worker, "group") &&
+            reply_int(was, "rank") == reply_int(worker, "rank") &&
+            reply_int(was, "incarnation") == reply_int(worker, "incarnation")) {
+            busy -= reply_int(was, "busy_us");
+            up -= reply_int(was, "up_us");
+            return up > 0 ? 100.0 * (double)busy / (double)up : 0;
+        }
+    }
+    return up > 0 ? 100.0 * (double)busy / (double)up : -1;
+}
+
 static void draw_workers(const struct top *t, struct frame *f)
 {
     const json_t *workers = json_object_get(t->info, "workers");
     size_t n = json_array_size(workers);
     int room = frame_lines_left(f) / 3;
     frame_end_line(f);
-    frame_text(f, STYLE_BOLD, "GROUP RANK STATE        PID RESTARTS DEVICE");
+    frame_text(f, STYLE_BOLD, "GROUP RANK STATE     BUSY     PID RESTARTS DEVICE");
     frame_end_line(f);
     for (size_t k = 0; k < n; k++) {
         const json_t *w = json_array_get(workers, k);
@@ -232,6 +277,11 @@ static void draw_workers(const struct top *t, struct frame *f)
         frame_cell(f, STYLE_PLAIN, 5, "%" PRId64, reply_int(w, "group"));
         frame_cell(f, STYLE_PLAIN, 4, "%" PRId64, reply_int(w, "rank"));
         frame_cell(f, state_style(reply_text(w, "state")), -8, "%s", reply_text(w, "state"));
+        double busy = busy_of(t, w);
+        if (busy >= 0)
+            frame_cell(f, STYLE_PLAIN, 4, "%.0f%%", busy > 100 ? 100 : busy);
+        else
+            frame_cell(f, STYLE_PLAIN, 4, "-");
         frame_cell(f, STYLE_PLAIN, 7, "%" PRId64, reply_int(w, "pid"));
         frame_cell(f, STYLE_PLAIN, 8, "%" PRId64, reply_int(w, "restarts"));
         frame_text(f, STYLE_PLAIN, "%s", reply_text(w, "device"));
@@ -242,14 +292,23 @@ static void draw_workers(const struct top *t, struct frame *f)
 /* Widths of the columns that share the rest of the line. */
 struct job_columns {
     int key, bar;
+    int is_narrow; /* failed, rate, priority and the bar have no room */
 };
 
-#define FIXED_COLUMNS (9 + 13 + 6 + 7 + 8 + 6) /* state, done/total, failed, rate, left; spaces */
+#define FIXED_COLUMNS                                                                              \
+    (9 + 13 + 6 + 7 + 8 + 4 + 7)              /* state, done/total, failed, rate, left, priority; \
+                                                  spaces */
+#define NARROW_COLUMNS (9 + 13 + 8 + 3)       /* state, done/total, left; spaces */
+#define LEAST_COLUMNS (FIXED_COLUMNS + 8 + 5) /* below it, it is narrow */
 
 static struct job_columns job_columns(int width)
 {
     int left = width - FIXED_COLUMNS;
-    struct job_columns c = {.key = left * 3 / 5};
+    struct job_columns c = {.key = left * 3 / 5, .is_narrow = width < LEAST_COLUMNS};
+    if (c.is_narrow) {
+        c.key = width - NARROW_COLUMNS < 7 ? 7 : width - NARROW_COLUMNS;
+        return c;
+    }
     c.key = c.key < 8 ? 8 : c.key > 40 ? 40 : c.key;
     c.bar = left - c.key;
     c.bar = c.bar < 5 ? 5 : c.bar > 40 ? 40 : c.bar;
@@ -273,15 +332,20 @@ static void draw_job(struct frame *f, const struct job_columns *c, const json_t 
     enum style style = state_style(reply_text(job, "state"));
     frame_cell(f, STYLE_PLAIN, -c->key, "%s", reply_text(job, "key"));
     frame_cell(f, style, -9, "%s", reply_text(job, "state"));
-    draw_bar(f, c->bar, reply_int(job, "done"), n, style);
+    if (!c->is_narrow)
+        draw_bar(f, c->bar, reply_int(job, "done"), n, style);
     frame_cell(f, STYLE_PLAIN, 13, "%s/%s", compact(a, (double)reply_int(job, "done")),
         n >= 0 ? compact(b, (double)n) : "?");
-    frame_cell(f, reply_int(job, "failed") > 0 ? STYLE_RED : STYLE_PLAIN, 6, "%s",
-        compact(a, (double)reply_int(job, "failed")));
-    frame_cell(
-        f, STYLE_PLAIN, 7, "%s", compact(a, json_number_value(json_object_get(job, "rate"))));
+    if (!c->is_narrow) {
+        frame_cell(f, reply_int(job, "failed") > 0 ? STYLE_RED : STYLE_PLAIN, 6, "%s",
+            compact(a, (double)reply_int(job, "failed")));
+        frame_cell(
+            f, STYLE_PLAIN, 7, "%s", compact(a, json_number_value(json_object_get(job, "rate"))));
+    }
     frame_cell(
         f, STYLE_PLAIN, 8, "%s", json_is_integer(eta) ? duration(b, json_integer_value(eta)) : "-");
+    if (!c->is_narrow)
+        frame_cell(f, STYLE_PLAIN, 4, "%" PRId64, reply_int(job, "priority"));
     frame_end_line(f);
 }
 
@@ -295,9 +359,31 @@ static int place_of(const json_t *job)
     return place;
 }
 
-static int compare_jobs(const void *a, const void *b)
+/* What jobs are ordered by, the largest first; those that have none of it last. */
+static double weight_of(const json_t *job, enum order order)
+{
+    const json_t *eta = json_object_get(job, "eta_s");
+    switch (order) {
+    case BY_RATE:
+        return json_number_value(json_object_get(job, "rate"));
+    case BY_LEFT:
+        return json_is_integer(eta) ? (double)json_integer_value(eta) : -1;
+    case BY_FAILED:
+        return (double)reply_int(job, "failed");
+    case BY_PRIORITY:
+        return (double)reply_int(job, "priority");
+    default:
+        return 0;
+    }
+}
+
+static int compare_jobs(const void *a, const void *b, void *by)
 {
     const json_t *x = *(json_t *const *)a, *y = *(json_t *const *)b;
+    enum order order = *(const enum order *)by;
+    double heavier = weight_of(x, order) - weight_of(y, order);
+    if (heavier < 0 || heavier > 0)
+        return heavier < 0 ? 1 : -1;
     if (place_of(x) != place_of(y))
         return place_of(x) - place_of(y);
     int newer = reply_int(x, "job") > reply_int(y, "job");
@@ -311,15 +397,21 @@ static void draw_jobs(const struct top *t, struct frame *f)
     struct job_columns c = job_columns(f->width);
     for (size_t k = 0; k < n; k++)
         jobs[k] = json_array_get(t->jobs, k);
-    qsort(jobs, n, sizeof *jobs, compare_jobs);
+    enum order order = t->order;
+    qsort_r(jobs, n, sizeof *jobs, compare_jobs, &order);
     frame_end_line(f);
     frame_cell(f, STYLE_BOLD, -c.key, "JOB");
     frame_cell(f, STYLE_BOLD, -9, "STATE");
-    frame_cell(f, STYLE_BOLD, -c.bar, "%s", "");
+    if (!c.is_narrow)
+        frame_cell(f, STYLE_BOLD, -c.bar, "%s", "");
     frame_cell(f, STYLE_BOLD, 13, "DONE/TOTAL");
-    frame_cell(f, STYLE_BOLD, 6, "FAILED");
-    frame_cell(f, STYLE_BOLD, 7, "ROWS/S");
+    if (!c.is_narrow) {
+        frame_cell(f, STYLE_BOLD, 6, "FAILED");
+        frame_cell(f, STYLE_BOLD, 7, "ROWS/S");
+    }
     frame_cell(f, STYLE_BOLD, 8, "LEFT");
+    if (!c.is_narrow)
+        frame_cell(f, STYLE_BOLD, 4, "PRIO");
     frame_end_line(f);
     for (size_t k = 0; k < n && frame_lines_left(f) > 1; k++)
         draw_job(f, &c, jobs[k]);
@@ -346,11 +438,12 @@ static void redraw(struct top *t)
     struct frame f;
     int width, height;
     screen_size(STDOUT_FILENO, &width, &height);
+    t->resorts = 0;
     frame_begin(&f, width, height, t->cli->colour);
     draw(t, &f);
     while (frame_lines_left(&f) > 1)
         frame_end_line(&f);
-    frame_text(&f, STYLE_DIM, "q quits");
+    frame_text(&f, STYLE_DIM, "q quits  s sorts by %s", order_names[(t->order + 1) % ORDERS]);
     frame_end_line(&f);
     frame_show(&f, 1);
 }
@@ -361,6 +454,10 @@ static void take_key(struct top *t, int wait_ms)
     t->gone |= key == SCREEN_GONE;
     if (key == 'q' || key == 'Q' || t->gone || cli_interrupted())
         t->quit = 1;
+    if (key == 's' || key == 'S') {
+        t->order = (t->order + 1) % ORDERS;
+        t->resorts = 1;
+    }
 }
 
 /* A key also ends a call that waits. */
@@ -381,7 +478,7 @@ static void rest(struct top *t, long long until_ms)
         long long left = until_ms - now_mono_ms();
         take_key(t, left < 100 ? (int)left : 100);
         screen_size(STDOUT_FILENO, &new_width, &new_height);
-        if (new_width != width || new_height != height)
+        if (new_width != width || new_height != height || t->resorts)
             redraw(t);
         width = new_width;
         height = new_height;
@@ -458,6 +555,7 @@ int verb_top(const struct cli *c)
         rc = c->value[CLI_JSON] || !isatty(STDOUT_FILENO) ? run_once(&t) : run_live(&t, interval_s);
     client_free(&t.client);
     json_decref(t.info);
+    json_decref(t.earlier);
     json_decref(t.jobs);
     return rc;
 }

@@ -196,6 +196,29 @@ def test_top_live(directory):
         assert terminal.end() == 0 and terminal.bytes.endswith(LEAVE)
 
 
+def test_top_sorts_and_fits(directory):
+    """`s` orders jobs by another column at once; 40 columns have each job's state, rows and time left, 100 all there is to say."""
+    with Broker(directory / "d") as broker, broker.client() as client:
+        client.submit("failing", [{"ids": []}] * 3, priority=-5)
+        client.submit("fine", [{"ids": [1, 2]}] * 2, priority=7)
+        client.results("failing"), client.results("fine")
+        terminal = Terminal("top", "--data", broker.data)
+        terminal.resize(100, 24)
+        terminal.wait_for(r"FAILED +ROWS/S +LEFT PRIO\n(fine .* 7 *\n)failing .* 3 .* -5")
+        terminal.wait_for(r"STATE +BUSY +PID(.*\n) +0 +0 ready +\d+% ")
+        terminal.wait_for(r"q quits  s sorts by rate")
+        for pressed in "sss":
+            os.write(terminal.fd, pressed.encode())
+        terminal.wait_for(r"PRIO\nfailing .*\nfine (.*\n)*.*s sorts by priority")
+        os.write(terminal.fd, b"s")
+        terminal.wait_for(r"PRIO\nfine .*\nfailing (.*\n)*.*s sorts by state")
+        terminal.resize(40, 20)
+        terminal.wait_for(r"JOB +STATE +DONE/TOTAL +LEFT\nfine +done +2/2 +-\n")
+        assert max(map(len, terminal.lines())) <= 40
+        os.write(terminal.fd, b"q")
+        assert terminal.end() == 0
+
+
 @pytest.mark.parametrize("broker_is", ["there", "away"])
 def test_top_ends_with_its_terminal(directory, broker_is):
     """Also where SIGHUP is ignored: it asked for keys for ever."""
