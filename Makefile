@@ -195,5 +195,5 @@ clean: ## remove what was built (build/venv too)
 	rm -rf build
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile tests/gpu/rules.mk tests/reference/rules.mk | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile tests/gpu/rules.mk tests/reference/rules.mk broker/http/rules.mk | expand -t 20
 -include $(shell find $(B)/obj $(B)/quick -name '*.d' 2>/dev/null)

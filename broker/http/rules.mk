@@ -12,3 +12,7 @@ $(call objects,broker/http/assets.c): | $(PAGE_FILES:%=$(B)/gen/%.h)
 $(B)/gen/page_%.h: broker/http/page/page.%
 	@mkdir -p $(@D)
 	@sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/^/"/' -e 's/$$/\\n"/' $< > $@
+
+.PHONY: page-shots
+page-shots: all ## pictures of the page, in OUT (default build/page); needs chromium
+	@ASSAY_BIN=$(CURDIR)/$(B)/bin $(PYTHON) tests/e2e/page_shots.py $(if $(filter file,$(origin OUT)),build/page,$(OUT))
