@@ -46,7 +46,7 @@ def flat(row):
     return [v for item in found for v in (item if isinstance(item, list) else [item])]
 
 
-def rows_of(name, longest=120 if PATIENCE == 1 else 60):
+def rows_of(name, longest=120 if PATIENCE == 1 else 40):
     """The oracle's rows as requests, without the longest: a device made of fibers is slow, most of all under sanitizers."""
     kept = [row for row in VECTORS[name]["rows"] if len(row["ids"]) <= longest]
     return kept, [{"ids": ids_bytes(row["ids"]), **({"pool": row["pool"]} if "pool" in row else {})} for row in kept]

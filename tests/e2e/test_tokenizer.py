@@ -17,7 +17,7 @@ import vocabulary  # noqa: E402
 
 ASSAY = str(BIN / "assay")
 # `make test-long` asks for a million; sanitizers see the same code each time.
-STRINGS = int(os.environ.get("ASSAY_STRINGS", "40000" if PATIENCE == 1 else "10000"))
+STRINGS = int(os.environ.get("ASSAY_STRINGS", "40000" if PATIENCE == 1 else "5000"))
 BATCH = 20000
 REAL_TEXT_BYTES = 6_000_000
 

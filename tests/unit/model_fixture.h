@@ -402,19 +402,36 @@ static int is_vector(const struct dirent *entry)
     return dot && strcmp(dot, ".json") == 0;
 }
 
-/* Call check for each file of tests/vectors; there must be some. */
-UNUSED static void each_vector(void (*check)(const struct vector *v))
+/* Call check for every step-th file of tests/vectors; there must be some. */
+UNUSED static void each_vector_by(int step, void (*check)(const struct vector *v))
 {
     struct dirent **names;
     int n = scandir("tests/vectors", &names, is_vector, alphasort);
     assert_true(n >= 25);
     for (int i = 0; i < n; i++) {
-        struct vector v = vector_open(names[i]->d_name);
-        check(&v);
-        vector_close(&v);
+        if (i % step == 0) {
+            struct vector v = vector_open(names[i]->d_name);
+            check(&v);
+            vector_close(&v);
+        }
         free(names[i]);
     }
     free(names);
+}
+
+UNUSED static void each_vector(void (*check)(const struct vector *v))
+{
+    each_vector_by(1, check);
+}
+
+/* Where kernels have the sanitizer, which looks at the same code each time, every third. */
+UNUSED static void each_vector_of_kernels(void (*check)(const struct vector *v))
+{
+#if defined(__SANITIZE_ADDRESS__)
+    each_vector_by(3, check);
+#else
+    each_vector_by(1, check);
+#endif
 }
 
 #endif

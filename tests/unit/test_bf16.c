@@ -347,7 +347,7 @@ static void check_scores(const struct vector *v)
 static void test_scores_are_near(void **unused)
 {
     (void)unused;
-    each_vector(check_scores);
+    each_vector_of_kernels(check_scores);
     print_message("bf16 checkpoints: error %.3f of the reference's\n", sqrt(all_ours / all_theirs));
     assert_true(all_theirs > 0 && all_ours <= all_theirs);
 }

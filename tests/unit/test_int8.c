@@ -247,7 +247,7 @@ static void check_drift(const struct vector *v)
 static void test_scores_are_near(void **unused)
 {
     (void)unused;
-    each_vector(check_drift);
+    each_vector_of_kernels(check_drift);
 }
 
 static void test_rows_are_invariant_of_batch_and_cpu(void **unused)
