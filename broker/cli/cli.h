@@ -81,6 +81,7 @@ enum cli_option {
     CLI_FORCE,
     CLI_MODELS,
     CLI_FORMAT,
+    CLI_CSV,
     CLI_SERVED_NAME,
     CLI_OPTION_COUNT
 };
@@ -189,6 +190,8 @@ int verb_lora(const struct cli *c);
 int verb_reload(const struct cli *c);
 int verb_verify(const struct cli *c);
 int verb_scrub(const struct cli *c);
+int verb_backup(const struct cli *c);
+int verb_export(const struct cli *c);
 int verb_man(const struct cli *c);
 int verb_completion(const struct cli *c);
 

@@ -33,6 +33,7 @@ static const enum cli_option check_options[] = {CLI_HEAD, CLI_RECIPE, CLI_LORA, 
     CLI_ACTIVATIONS, CLI_MAX_LEN, CLI_CHAT_TEMPLATE, CLI_TEMPLATE_DATE, CLI_TAIL, CLI_WORKER,
     CLI_JSON, CLI_OPTION_COUNT};
 static const enum cli_option scrub_options[] = {CLI_DATA, CLI_JSON, CLI_OPTION_COUNT};
+static const enum cli_option export_options[] = {CLI_OUTPUT, CLI_ORDER, CLI_CSV, CLI_OPTION_COUNT};
 static const enum cli_option info_options[] = {CLI_RECIPES, CLI_OPTION_COUNT};
 static const enum cli_option tokenize_options[] = {CLI_MODEL, CLI_JSONL, CLI_RECIPE, CLI_TAIL,
     CLI_CHAT_TEMPLATE, CLI_TEMPLATE_DATE, CLI_STEP_TOKEN, CLI_JOIN_CONTENT, CLI_GENERATION_PROMPT,
@@ -108,6 +109,17 @@ static const struct cli_verb verbs[] = {
         "  assay results monday\n"
         "  assay results monday --follow > scores.jsonl\n",
         CLI_OPERAND, results_options, verb_results},
+    {"export", "JOB", "Write all results of a job that is over, in order of its rows.",
+        "A line is that of `assay results`. With --csv there are the columns i, id, score, values "
+        "(the scores or steps of rows that have several, as JSON), chosen, rejected, n_tokens, "
+        "error_code and error_message. FILE is whole or absent, and compressed if its name ends in "
+        ".gz or .zst. In order of the rows the lines are kept in memory until all are there. Exit "
+        "code 1: a row failed, or the job was cancelled with rows unfinished. 75: the job is not "
+        "finished.",
+        "  assay export monday -o scores.jsonl\n"
+        "  assay export monday -o scores.csv.gz --csv\n"
+        "  assay export monday --order completion > scores.jsonl\n",
+        CLI_OPERAND, export_options, verb_export},
     {"status", "[JOB]", "Show the progress of a job; without JOB, all jobs.", NULL,
         "  assay status monday\n"
         "  assay status monday --watch\n",
@@ -161,6 +173,14 @@ static const struct cli_verb verbs[] = {
         "  assay scrub\n"
         "  assay scrub --data /var/lib/assay --json\n",
         CLI_NO_BROKER, scrub_options, verb_scrub},
+    {"backup", "DIR", "Copy a broker's database while it works.",
+        "DIR must be new or have no database. It gets all jobs, rows and results as of one moment, "
+        "in assay.db; the broker goes on meanwhile (its log grows until this ends). No broker is "
+        "needed. `assayd --data DIR` starts on the copy, and finishes what was unfinished. The "
+        "score cache is not copied; neither are checkpoints, nor the files of assay-http's "
+        "--files.",
+        "  assay backup /backup/monday --data /var/lib/assay\n", CLI_OPERAND | CLI_NO_BROKER,
+        scrub_options, verb_backup},
     {"purge", "[JOB]", "Delete jobs that are done or cancelled, and free their space.",
         "The jobs are gone at once, and their keys are free. The broker deletes their rows bit by "
         "bit "

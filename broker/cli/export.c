@@ -1,0 +1,242 @@
+/* export.c - `assay export`: all results of a job that is over, in order of its rows or of
+ * completion, as JSON lines or CSV, into a file that is whole or absent.
+ *
+ * Results come in order of completion. To be put in order of the rows they stay in memory, as the
+ * lines that are written: some 100 bytes each. */
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/cli/connect.h"
+#include "broker/cli/json_print.h"
+#include "broker/cli/output.h"
+#include "broker/cli/reply.h"
+#include "broker/cli/target.h"
+#include "schema/alloc.h"
+
+#define PAGE_ROWS 1000
+
+struct place {
+    int64_t i;
+    size_t at; /* in the text */
+};
+
+struct export
+{
+    struct client *client;
+    struct target target;
+    int is_csv, by_row;
+    int64_t job, after, n_failed;
+    int64_t n_cancelled; /* rows that will never have a result */
+    FILE *lines;         /* with by_row: writes to text */
+    char *text;
+    size_t n_text;
+    struct place *index; /* [n] */
+    size_t n, room;
+};
+
+/* ---- CSV ---- */
+
+/* Writes a field; in quotes where RFC 4180 wants it. */
+static void put_field(FILE *f, const char *text)
+{
+    if (!text[strcspn(text, "\",\r\n")]) {
+        fputs(text, f);
+        return;
+    }
+    putc('"', f);
+    for (; *text; text++) {
+        if (*text == '"')
+            putc('"', f);
+        putc(*text, f);
+    }
+    putc('"', f);
+}
+
+/* A text as it is, nothing for null, and all else as JSON. */
+static void put_value(FILE *f, const json_t *value)
+{
+    if (json_is_string(value))
+        put_field(f, json_string_value(value));
+    else if (value && !json_is_null(value)) {
+        char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9));
+        put_field(f, text ? text : "");
+        free(text);
+    }
+}
+
+/* The first of these that the row has. */
+static const json_t *values_of(const json_t *row)
+{
+    static const char *const names[] = {"scores", "steps", "values"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (json_object_get(row, names[i]))
+            return json_object_get(row, names[i]);
+    return NULL;
+}
+
+#define CSV_HEAD "i,id,score,values,chosen,rejected,n_tokens,error_code,error_message\n"
+
+static int put_csv(FILE *f, const json_t *row, struct err *e)
+{
+    const json_t *error = json_object_get(row, "error");
+    const json_t *fields[] = {json_object_get(row, "i"), json_object_get(row, "id"),
+        json_object_get(row, "score"), values_of(row), json_object_get(row, "chosen"),
+        json_object_get(row, "rejected"), json_object_get(row, "n_tokens"),
+        json_object_get(error, "code"), json_object_get(error, "message")};
+    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
+        if (i > 0)
+            putc(',', f);
+        put_value(f, fields[i]);
+    }
+    putc('\n', f);
+    return ferror(f) ? err_errno(e, ASSAY_EIO, "cannot write the output") : 0;
+}
+
+/* ---- lines ---- */
+
+static int put_row(const struct export *x, FILE *f, const json_t *row, struct err *e)
+{
+    json_t *id = json_object_get(row, "id");
+    if (x->is_csv)
+        return put_csv(f, row, e);
+    json_t *line = output_line(row, json_is_null(id) ? json_object_get(row, "i") : id);
+    int rc = json_print_line(f, line, e);
+    json_decref(line);
+    return rc;
+}
+
+static void note_place(struct export *x, int64_t i)
+{
+    if (x->n == x->room) {
+        size_t room = x->room ? 2 * x->room : 1024;
+        struct place *index = xcalloc(room, sizeof *index);
+        if (x->n > 0)
+            memcpy(index, x->index, x->n * sizeof *index);
+        free(x->index);
+        x->index = index;
+        x->room = room;
+    }
+    x->index[x->n++] = (struct place){i, (size_t)ftello(x->lines)};
+}
+
+static int take_row(struct export *x, const json_t *row, struct err *e)
+{
+    x->n_failed += !json_is_null(json_object_get(row, "error"));
+    if (x->by_row)
+        note_place(x, json_integer_value(json_object_get(row, "i")));
+    return put_row(x, x->by_row ? x->lines : x->target.file, row, e);
+}
+
+/* Fetches a page. Returns 1 when it was the last. */
+static int take_page(struct export *x, struct err *e)
+{
+    json_t *reply = NULL, *row;
+    size_t k;
+    struct msg_writer *w = client_begin(x->client, "results", 3);
+    msg_key_int(w, "job", x->job); /* the key may be another job's, after a purge */
+    msg_key_int(w, "after", x->after);
+    msg_key_int(w, "limit", PAGE_ROWS);
+    int rc = client_call_patiently(x->client, 0, &reply, e);
+    json_array_foreach(json_object_get(reply, "rows"), k, row) if (rc == 0) rc =
+        take_row(x, row, e);
+    if (rc == 0 && cli_interrupted())
+        rc = err_set(e, ASSAY_EIO, "stopped; nothing is written");
+    x->after = reply_int(reply, "next");
+    if (rc == 0 && json_array_size(json_object_get(reply, "rows")) == 0 &&
+        !json_is_true(json_object_get(reply, "done")))
+        rc = err_set(e, ASSAY_EBUSY, "the job goes on again: its rows were queued meanwhile");
+    int done = json_is_true(json_object_get(reply, "done"));
+    json_decref(reply);
+    return rc == 0 ? done : rc;
+}
+
+static int by_i(const void *a, const void *b)
+{
+    const struct place *x = a, *y = b;
+    return x->i < y->i ? -1 : x->i > y->i;
+}
+
+static int write_in_order(struct export *x, struct err *e)
+{
+    if (fflush(x->lines) != 0)
+        return err_set(e, ASSAY_ENOMEM, "no memory for the results of %zu rows", x->n);
+    if (x->n > 1)
+        qsort(x->index, x->n, sizeof *x->index, by_i);
+    for (size_t k = 0; k < x->n; k++) {
+        const char *line = x->text + x->index[k].at;
+        size_t n = strcspn(line, "\n") + 1;
+        if (fwrite(line, 1, n, x->target.file) != n)
+            return err_errno(e, ASSAY_EIO, "cannot write '%s'", x->target.path);
+    }
+    return 0;
+}
+
+/* ---- the verb ---- */
+
+/* Finds the job, which must be over: an export is whole or absent. */
+static int find_job(struct export *x, const char *name, struct err *e)
+{
+    json_t *status = NULL;
+    cli_write_job(client_begin(x->client, "status", 1), name);
+    int rc = client_call_patiently(x->client, 0, &status, e);
+    if (rc == 0 && !reply_is_over(status)) {
+        rc = err_set(e, ASSAY_EBUSY,
+            "job '%s' is not finished (%s): `assay wait` waits for it, and `assay results` prints "
+            "what there is",
+            name, reply_text(status, "state"));
+        e->field[0] = '\0';
+    }
+    x->job = reply_int(status, "job");
+    x->n_cancelled = reply_int(status, "cancelled");
+    json_decref(status);
+    return rc;
+}
+
+static int write_all(struct export *x, struct err *e)
+{
+    int rc = 0;
+    x->lines = x->by_row ? open_memstream(&x->text, &x->n_text) : NULL;
+    if (x->by_row && !x->lines)
+        return err_set(e, ASSAY_ENOMEM, "no memory");
+    if (x->is_csv)
+        fputs(CSV_HEAD, x->target.file);
+    while (rc == 0)
+        rc = take_page(x, e);
+    if (rc == 1)
+        rc = x->by_row ? write_in_order(x, e) : 0;
+    return rc == 0 ? target_finish(&x->target, e) : rc;
+}
+
+int verb_export(const struct cli *c)
+{
+    struct export x = {.target.fd = -1};
+    struct err e = {0};
+    const char *order = c->value[CLI_ORDER];
+    x.by_row = !order || strcmp(order, "input") == 0;
+    x.is_csv = c->value[CLI_CSV] != NULL;
+    int rc = cli_connect(c, &x.client);
+    if (rc != 0)
+        return rc;
+    rc = find_job(&x, c->operand, &e);
+    if (rc == 0)
+        rc = target_open(&x.target, c->value[CLI_OUTPUT], "/dev/null", c, &e);
+    if (rc == 0)
+        rc = write_all(&x, &e);
+    if (rc != 0)
+        rc = cli_fail(&e);
+    else if (x.n_failed > 0 || x.n_cancelled > 0)
+        rc = EX_ROWS_FAILED;
+    if (rc == EX_ROWS_FAILED && x.n_cancelled > 0)
+        cli_say(
+            "job '%s' was cancelled with %" PRId64 " rows unfinished", c->operand, x.n_cancelled);
+    if (x.lines)
+        fclose(x.lines);
+    free(x.text);
+    free(x.index);
+    target_release(&x.target);
+    client_free(&x.client);
+    return rc;
+}
