@@ -190,6 +190,7 @@ int verb_lora(const struct cli *c);
 int verb_reload(const struct cli *c);
 int verb_verify(const struct cli *c);
 int verb_scrub(const struct cli *c);
+int verb_doctor(const struct cli *c);
 int verb_backup(const struct cli *c);
 int verb_export(const struct cli *c);
 int verb_man(const struct cli *c);

@@ -181,6 +181,13 @@ static const struct cli_verb verbs[] = {
         "--files.",
         "  assay backup /backup/monday --data /var/lib/assay\n", CLI_OPERAND | CLI_NO_BROKER,
         scrub_options, verb_backup},
+    {"doctor", NULL, "Say what of this machine a broker would miss, and what to do.",
+        "One line each: versions, CPU, GPUs, /dev/shm, limits, the data directory, its file system "
+        "and room, the time of a sync there, the clock. No broker is needed, and one may work "
+        "meanwhile. Exit code 0: nothing is wrong, though there may be warnings. 78: something is.",
+        "  assay doctor\n"
+        "  assay doctor --data /var/lib/assay --json\n",
+        CLI_NO_BROKER, scrub_options, verb_doctor},
     {"purge", "[JOB]", "Delete jobs that are done or cancelled, and free their space.",
         "The jobs are gone at once, and their keys are free. The broker deletes their rows bit by "
         "bit "

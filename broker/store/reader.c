@@ -68,3 +68,18 @@ int store_sample_rows(
         visit(arg, sqlite3_column_int64(q, 0));
     return rc;
 }
+
+int store_last_time(const char *data_dir, int64_t *ms)
+{
+    struct store *s = NULL;
+    struct err e = {0};
+    int rc = store_open_reader(&s, data_dir, &e);
+    if (rc == 0)
+        rc = store_integer(s, 0, ms, &e,
+            "select max(ifnull((select max(finished_ms) from job where finished_ms is not null), "
+            "0), "
+            "ifnull((select created_ms from job order by job desc limit 1), 0))",
+            "");
+    store_close_reader(&s);
+    return rc;
+}

@@ -499,6 +499,9 @@ int store_result_as_kept(
     struct store *s, int64_t row, store_result_visitor *visit, void *arg, struct err *e);
 
 /* ---- reading beside a broker (store/reader.c) ---- */
+/* When the newest job of the database in data_dir was made, or the last one was over. 0 and *ms, or
+ * negative if the database cannot be read. */
+int store_last_time(const char *data_dir, int64_t *ms);
 /* Opens the database in data_dir to read it only, whether or not a broker uses it. ASSAY_EIO when
  * it cannot be opened, ASSAY_EDAMAGED when that is because of damage, ASSAY_EFORMAT when its schema
  * has another version. On success the caller
