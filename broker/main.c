@@ -330,13 +330,16 @@ int main(int argc, char **argv)
     start_process();
     signal(SIGXFSZ, SIG_IGN); /* a write beyond `ulimit -f` fails instead; workers inherit it */
     int rc = options_parse(&options, argc, argv);
-    if (rc != 0)
+    if (rc != 0) {
+        options_release(&options);
         return rc;
+    }
     if (options.help || options.version) {
         if (options.help)
             options_print_help();
         else
             printf("assayd %s\n", ASSAY_VERSION);
+        options_release(&options);
         return stdout_end("assayd");
     }
     if (options.log_json)
@@ -379,5 +382,6 @@ int main(int argc, char **argv)
     close_broker(&b);
     if (!started)
         data_dir_undo(data, &start);
+    options_release(&options);
     return rc == 0 ? EX_OK : exit_code_of(&e);
 }

@@ -14,6 +14,7 @@
 #include "broker/store/score_cache.h"
 #include "broker/text/recipe.h"
 #include "schema/age.h"
+#include "schema/config_file.h"
 #include "schema/endpoint.h"
 #include "schema/log.h"
 #include "schema/utf8.h"
@@ -169,10 +170,14 @@ static const struct {
         "a LoRA adapter (PEFT's directory), which rows choose by name, of the model of that name "
         "if there are several; may be repeated",
         LORA, 0, 0, 0},
+    {"config", "FILE",
+        "read options from FILE, a line each: `threads = 8`; those of the command line win", TEXT,
+        offsetof(struct options, config), 0, 0},
     {"version", NULL, "print the version", FLAG, offsetof(struct options, version), 0, 0},
     {"help", NULL, "print this text", FLAG, offsetof(struct options, help), 0, 0},
 };
 enum { N_OPTIONS = sizeof table / sizeof table[0] };
+_Static_assert(N_OPTIONS <= OPTIONS_MOST, "each has its line");
 
 const char options_about[] =
     "the broker: takes scoring jobs over ZeroMQ, keeps them in SQLite, drives the workers";
@@ -213,9 +218,33 @@ void options_print_help(void)
     printf("\n%s\nExit codes: %s\n", options_signals, options_exit_codes);
 }
 
-static int complain(const char *name, const char *expected, const char *found)
+#define ORIGIN_BYTES 400
+
+static int index_of(const char *name)
 {
-    fprintf(stderr, "assayd: --%s: expected %s, found '%s'\n", name, expected, found);
+    int k = 0;
+    while (k < N_OPTIONS && strcmp(table[k].name, name) != 0)
+        k++;
+    return k;
+}
+
+/* Says where the option is from: "--threads", or "FILE:12: threads". */
+static const char *origin(const struct options *o, const char *name, char text[ORIGIN_BYTES])
+{
+    int k = index_of(name);
+    if (k < N_OPTIONS && o->config_lines[k] > 0)
+        snprintf(text, ORIGIN_BYTES, "%.300s:%d: %s", o->config, o->config_lines[k], name);
+    else
+        snprintf(text, ORIGIN_BYTES, "--%s", name);
+    return text;
+}
+
+static int complain(
+    const struct options *o, const char *name, const char *expected, const char *found)
+{
+    char from[ORIGIN_BYTES];
+    fprintf(
+        stderr, "assayd: %s: expected %s, found '%s'\n", origin(o, name, from), expected, found);
     return EX_USAGE;
 }
 
@@ -226,7 +255,7 @@ static int take_number(struct options *o, int i, const char *text)
     snprintf(expected, sizeof expected, "an integer from %lld to %lld", (long long)table[i].min,
         (long long)table[i].max);
     if (*text == '\0' || *end != '\0' || v < table[i].min || v > table[i].max)
-        return complain(table[i].name, expected, text);
+        return complain(o, table[i].name, expected, text);
     if (table[i].kind == INT || table[i].kind == PARENT)
         *(int *)((char *)o + table[i].at) = (int)v;
     else
@@ -242,7 +271,7 @@ static int take_size(struct options *o, int i, const char *text)
     long long v = isdigit((unsigned char)*text) ? strtoll(text, &end, 10) : -1;
     int shift = v >= 0 && *end && (unit = strchr(units, *end)) ? 10 * (int)(unit - units + 1) : 0;
     if (v < 0 || end[shift > 0] != '\0' || v > table[i].max >> shift || v << shift < table[i].min)
-        return complain(table[i].name, "a size from 4M to 1024T, as in 512M or 4G", text);
+        return complain(o, table[i].name, "a size from 4M to 1024T, as in 512M or 4G", text);
     *(int64_t *)((char *)o + table[i].at) = v << shift;
     return 0;
 }
@@ -251,7 +280,7 @@ static int take_age(struct options *o, int i, const char *text)
 {
     int64_t *age_s = (int64_t *)((char *)o + table[i].at);
     if (age_read(text, 'd', age_s) != 0 || *age_s < table[i].min)
-        return complain(table[i].name,
+        return complain(o, table[i].name,
             table[i].min > 0 ? "an age such as 30d, 12h, 30m or 10s, 1s at least"
                              : "an age such as 30d, 12h, 30m or 0s",
             text);
@@ -260,15 +289,16 @@ static int take_age(struct options *o, int i, const char *text)
 
 static int take_listen(struct options *o, const char *text)
 {
+    char from[ORIGIN_BYTES];
     struct endpoint endpoint;
     struct err e;
     int rc = endpoint_parse(&endpoint, text, ENDPOINT_LISTEN, &e);
     if (rc != 0) {
-        fprintf(stderr, "assayd: --listen: %s\n", e.msg);
+        fprintf(stderr, "assayd: %s: %s\n", origin(o, "listen", from), e.msg);
         return rc == ASSAY_EUNSUPPORTED ? EX_CONFIG : EX_USAGE;
     }
     if (o->n_listen == OPTIONS_MAX_ENDPOINTS)
-        return complain("listen", "at most 8 endpoints", text);
+        return complain(o, "listen", "at most 8 endpoints", text);
     o->listen[o->n_listen++] = text;
     return 0;
 }
@@ -279,10 +309,10 @@ static int take_model(struct options *o, const char *text)
     struct stat st;
     size_t n = stat(text, &st) == 0 ? 0 : adapters_name_of(text);
     if (o->n_models == OPTIONS_MAX_MODELS)
-        return complain("model", "at most 8 models", text);
+        return complain(o, "model", "at most 8 models", text);
     for (int i = 0; n > 0 && i < o->n_models; i++)
         if (strncmp(o->models[i].name, text, n) == 0 && o->models[i].name[n] == '\0')
-            return complain("model", "another NAME for each model", text);
+            return complain(o, "model", "another NAME for each model", text);
     o->models[o->n_models].dir = n > 0 ? text + n + 1 : text;
     snprintf(o->models[o->n_models++].name, ADAPTERS_NAME_BYTES, "%.*s", (int)n, text);
     return 0;
@@ -300,14 +330,14 @@ static int take_lora(struct options *o, const char *text)
     size_t before = model_of(text) + (model_of(text) > 0);
     size_t n = adapters_name_of(text + before);
     if (n == 0)
-        return complain("lora",
+        return complain(o, "lora",
             "NAME=DIR or MODEL/NAME=DIR, each NAME of up to 64 letters, digits, '.', '_' and '-'",
             text);
     for (uint32_t i = 0; i < o->n_loras; i++)
         if (strncmp(o->loras[i], text, before + n + 1) == 0)
-            return complain("lora", "another name for each adapter", text);
+            return complain(o, "lora", "another name for each adapter", text);
     if (o->n_loras == ADAPTERS_MOST)
-        return complain("lora", "at most 64 adapters", text);
+        return complain(o, "lora", "at most 64 adapters", text);
     uint32_t at = o->n_loras++;
     for (; at > 0 && strcmp(o->loras[at - 1], text) > 0; at--)
         o->loras[at] = o->loras[at - 1];
@@ -332,11 +362,12 @@ static int take_device(struct options *o, const char *name)
             o->device = (enum options_device)i;
             return 0;
         }
-    return complain("device", "auto, cpu or cuda", name);
+    return complain(o, "device", "auto, cpu or cuda", name);
 }
 
 static int take_gpus(struct options *o, const char *list)
 {
+    char from[ORIGIN_BYTES];
     const char *expected = "different device numbers with commas between them, as in 0,1,2,3";
     char *end;
     o->n_gpus = 0;
@@ -344,20 +375,20 @@ static int take_gpus(struct options *o, const char *list)
         long gpu = strtol(at, &end, 10);
         if (end == at || !isdigit((unsigned char)*at) || gpu > 1023 ||
             o->n_gpus == OPTIONS_MAX_GPUS)
-            return complain("devices", expected, list);
+            return complain(o, "devices", expected, list);
         for (int i = 0; i < o->n_gpus; i++)
             if (o->gpus[i] == gpu)
                 return fprintf(stderr,
-                           "assayd: --devices: GPU %ld is named twice; expected a GPU of its own "
+                           "assayd: %s: GPU %ld is named twice; expected a GPU of its own "
                            "for "
                            "each rank, found '%s'\n",
-                           gpu, list),
+                           origin(o, "devices", from), gpu, list),
                        EX_USAGE;
         o->gpus[o->n_gpus++] = (int)gpu;
         if (*end == '\0')
             return 0;
         if (*end != ',')
-            return complain("devices", expected, list);
+            return complain(o, "devices", expected, list);
     }
 }
 
@@ -389,12 +420,12 @@ static int take_option(struct options *o, int i, const char *value)
         return value ? take_number(o, i, value) : 0;
     case LEVEL:
         o->log_level = log_level_from_name(value);
-        return o->log_level < 0 ? complain("log-level", "error, warn, info or debug", value) : 0;
+        return o->log_level < 0 ? complain(o, "log-level", "error, warn, info or debug", value) : 0;
     case LOG_FORMAT:
         o->log_json = strcmp(value, "json") == 0;
         return o->log_json || strcmp(value, "text") == 0
                    ? 0
-                   : complain("log-format", "text or json", value);
+                   : complain(o, "log-format", "text or json", value);
     default:
         return take_number(o, i, value);
     }
@@ -411,7 +442,7 @@ static int is_one_of(const char *value, const char *words)
 }
 
 /* Checks a name, which goes into logs and onto terminals. */
-static int check_name(const char *name)
+static int check_name(const struct options *o, const char *name)
 {
     char *shown = name ? strdup(name) : NULL;
     int rc = 0;
@@ -419,7 +450,7 @@ static int check_name(const char *name)
         return 0;
     utf8_make_printable(shown);
     if (strcmp(shown, name) != 0)
-        rc = complain("served-name", "a name in UTF-8 without control characters", shown);
+        rc = complain(o, "served-name", "a name in UTF-8 without control characters", shown);
     free(shown);
     return rc;
 }
@@ -440,22 +471,22 @@ static int is_name(const char *text)
 static int check_words(const struct options *o)
 {
     if (!is_one_of(o->isa, "auto avx512bf16 avx512vnni avx512 avx2 portable"))
-        return complain("isa", "auto, avx512bf16, avx512vnni, avx512, avx2 or portable", o->isa);
+        return complain(o, "isa", "auto, avx512bf16, avx512vnni, avx512, avx2 or portable", o->isa);
     if (o->served_name && !is_name(o->served_name))
-        return complain(
-            "served-name", "1 to 127 bytes of text without control characters", "something else");
+        return complain(o, "served-name", "1 to 127 bytes of text without control characters",
+            "something else");
     if (!is_one_of(o->quant, "none fp8 int8"))
-        return complain("quant", "none, fp8 or int8", o->quant);
+        return complain(o, "quant", "none, fp8 or int8", o->quant);
     if (!is_one_of(o->dtype, "auto f32 bf16"))
-        return complain("dtype", "auto, f32 or bf16", o->dtype);
+        return complain(o, "dtype", "auto, f32 or bf16", o->dtype);
     if (!is_one_of(o->weights, "auto single index"))
-        return complain("weights", "auto, single or index", o->weights);
+        return complain(o, "weights", "auto, single or index", o->weights);
     if (!is_one_of(o->activations, "auto as-stored weights-only"))
-        return complain("activations", "auto, as-stored or weights-only", o->activations);
+        return complain(o, "activations", "auto, as-stored or weights-only", o->activations);
     if (!is_one_of(o->tail, TAIL_NAMES))
-        return complain("tail", "none, strip or strip,eos", o->tail);
+        return complain(o, "tail", "none, strip or strip,eos", o->tail);
     if (!is_one_of(o->pad_rule, "auto on off"))
-        return complain("hf-pad-rule", "auto, on or off", o->pad_rule);
+        return complain(o, "hf-pad-rule", "auto, on or off", o->pad_rule);
     return 0;
 }
 
@@ -468,18 +499,18 @@ static int check_recipe(const struct options *o)
         return 0;
     recipe_names(names);
     if (!r)
-        return complain("recipe", names, o->recipe);
+        return complain(o, "recipe", names, o->recipe);
     if (strcmp(o->head, "auto") != 0)
-        return complain("head", "auto with --recipe, which names the head", o->head);
+        return complain(o, "head", "auto with --recipe, which names the head", o->head);
     if (strcmp(o->pad_rule, "auto") != 0)
-        return complain("hf-pad-rule", "auto with --recipe, which names the token", o->pad_rule);
+        return complain(o, "hf-pad-rule", "auto with --recipe, which names the token", o->pad_rule);
     if (strcmp(o->tail, "none") != 0)
-        return complain("tail", "none with --recipe, which says how texts end", o->tail);
+        return complain(o, "tail", "none with --recipe, which says how texts end", o->tail);
     if (o->chat_template && !recipe_uses_template(r))
-        return complain("chat-template", "none with this --recipe, which writes its own text",
+        return complain(o, "chat-template", "none with this --recipe, which writes its own text",
             o->chat_template);
     if (o->template_date && !recipe_uses_template(r))
-        return complain("template-date", "none with this --recipe, which writes its own text",
+        return complain(o, "template-date", "none with this --recipe, which writes its own text",
             o->template_date);
     return 0;
 }
@@ -493,15 +524,15 @@ static int check_models(const struct options *o)
     }
     for (int i = 0; o->n_models > 1 && i < o->n_models; i++)
         if (!o->models[i].name[0])
-            return complain("model", "NAME=DIR for each of several models", o->models[i].dir);
+            return complain(o, "model", "NAME=DIR for each of several models", o->models[i].dir);
     if (o->served_name && o->models[0].name[0])
-        return complain("served-name", "none where --model has a NAME", o->served_name);
+        return complain(o, "served-name", "none where --model has a NAME", o->served_name);
     for (uint32_t i = 0; i < o->n_loras; i++) {
         int found = 0;
         for (int k = 0; k < o->n_models; k++)
             found |= options_lora_of(o, i, o->models[k].name) != NULL;
         if (!found)
-            return complain("lora",
+            return complain(o, "lora",
                 o->n_models > 1 ? "MODEL/NAME=DIR, MODEL the name of a model"
                                 : "NAME=DIR, or the name of the model in front of it",
                 o->loras[i]);
@@ -511,6 +542,7 @@ static int check_models(const struct options *o)
 
 static int check_together(const struct options *o)
 {
+    char from[ORIGIN_BYTES];
     if (o->help || o->version)
         return 0;
     int rc = check_models(o);
@@ -519,14 +551,14 @@ static int check_together(const struct options *o)
     for (int i = 0; i < o->n_listen; i++)
         if (strncmp(o->listen[i], "tcp://", 6) == 0 && !o->insecure_loopback) {
             fprintf(stderr,
-                "assayd: --listen %s: a tcp endpoint without keys needs --insecure-loopback\n",
-                o->listen[i]);
+                "assayd: %s: %s: a tcp endpoint without keys needs --insecure-loopback\n",
+                origin(o, "listen", from), o->listen[i]);
             return EX_CONFIG;
         }
     if (o->no_dedupe && o->score_cache > 0)
-        return complain("no-dedupe", "no --score-cache with it", "one");
+        return complain(o, "no-dedupe", "no --score-cache with it", "one");
     if (o->n_gpus > 0 && o->device == DEVICE_CPU)
-        return complain("devices", "no list with --device cpu", "one");
+        return complain(o, "devices", "no list with --device cpu", "one");
     if (o->tp * o->pp > OPTIONS_MAX_RANKS) {
         fprintf(stderr, "assayd: --tp %d --pp %d: expected at most %d ranks, found %d\n", o->tp,
             o->pp, OPTIONS_MAX_RANKS, o->tp * o->pp);
@@ -534,10 +566,10 @@ static int check_together(const struct options *o)
     }
     const char *port = o->http ? strrchr(o->http, ':') : NULL;
     if (o->http && (!port || atoi(port + 1) <= 0))
-        return complain("http", "HOST:PORT with a port, as 127.0.0.1:8000", o->http);
+        return complain(o, "http", "HOST:PORT with a port, as 127.0.0.1:8000", o->http);
     if (o->http && o->exit_with_parent > 0)
-        return complain("http", "none for a broker that one process has for itself", o->http);
-    rc = check_name(o->served_name);
+        return complain(o, "http", "none for a broker that one process has for itself", o->http);
+    rc = check_name(o, o->served_name);
     if (rc == 0)
         rc = check_words(o);
     return rc == 0 ? check_recipe(o) : rc;
@@ -550,9 +582,103 @@ static int argument_of(int i)
     return table[i].argument ? required_argument : no_argument;
 }
 
+/* ---- the file ---- */
+
+struct reading {
+    struct options *o;
+    int given[N_OPTIONS]; /* on the command line, which wins */
+};
+
+static int unknown_key(const struct options *o, int line, const char *key)
+{
+    struct suggestion s;
+    char text[80];
+    suggestion_begin(&s, key);
+    for (int k = 0; k < N_OPTIONS; k++)
+        suggestion_try(&s, table[k].name);
+    fprintf(stderr, "assayd: %s:%d: unknown key '%.80s'%s\n", o->config, line, key,
+        suggestion_text(&s, "", text, sizeof text));
+    return EX_USAGE;
+}
+
+/* Reads the word behind a flag: 1, 0, or -1. */
+static int flag_of(const char *word)
+{
+    static const char *const yes[] = {"yes", "true", "on", "1"}, *const no[] = {
+                                                                     "no", "false", "off", "0"};
+    for (int i = 0; word && i < 4; i++)
+        if (strcmp(word, yes[i]) == 0 || strcmp(word, no[i]) == 0)
+            return strcmp(word, yes[i]) == 0;
+    return word ? -1 : 1;
+}
+
+static int may_repeat(int k)
+{
+    return table[k].kind == MODEL || table[k].kind == LISTEN || table[k].kind == LORA;
+}
+
+static int take_key(void *arg, int line, char *key, char *value)
+{
+    struct reading *r = arg;
+    struct options *o = r->o;
+    int k = index_of(key), earlier = k < N_OPTIONS ? o->config_lines[k] : 0;
+    utf8_make_printable(key);
+    if (k == N_OPTIONS)
+        return unknown_key(o, line, key);
+    o->config_lines[k] = line;
+    if (strcmp(key, "help") == 0 || strcmp(key, "version") == 0 || strcmp(key, "config") == 0 ||
+        table[k].kind == PARENT)
+        return complain(o, key, "it on the command line only", value ? value : "it");
+    if (earlier > 0 && !may_repeat(k))
+        return fprintf(stderr, "assayd: %s:%d: %s: expected once, found also in line %d\n",
+                   o->config, line, key, earlier),
+               EX_USAGE;
+    if (table[k].kind == FLAG && flag_of(value) < 0)
+        return complain(o, key, "yes or no, or nothing", value);
+    if (table[k].kind != FLAG && !value)
+        return complain(o, key, table[k].argument, "nothing");
+    if (r->given[k])
+        return o->config_lines[k] = 0, 0;
+    return table[k].kind == FLAG && !flag_of(value) ? 0 : take_option(o, k, value);
+}
+
+static int read_config(struct reading *r)
+{
+    struct err e = {0};
+    int rc = config_file_read(r->o->config, &r->o->config_text, take_key, r, &e);
+    if (rc < 0)
+        fprintf(stderr, "assayd: --config: %s\n", e.msg);
+    return rc >= 0 ? rc : rc == ASSAY_EIO ? EX_NOINPUT : EX_CONFIG;
+}
+
+void options_release(struct options *o)
+{
+    free(o->config_text);
+    o->config_text = NULL;
+}
+
+/* ---- the command line ---- */
+
+/* Finds what the command line has, before anything of it is taken. What is wrong in it is found
+ * again then. */
+static void look_ahead(struct reading *r, int argc, char **argv, const struct option *list)
+{
+    int found;
+    opterr = 0;
+    while ((found = getopt_long(argc, argv, ":h", list, NULL)) != -1) {
+        if (found < 256)
+            continue;
+        r->given[found - 256] = 1;
+        if (strcmp(table[found - 256].name, "config") == 0)
+            r->o->config = optarg;
+    }
+    optind = 0; /* from the beginning */
+}
+
 int options_parse(struct options *o, int argc, char **argv)
 {
     struct option list[N_OPTIONS + 1] = {{0}};
+    struct reading reading = {.o = o};
     int found, rc;
     *o = (struct options){.isa = "auto",
         .quant = "none",
@@ -575,6 +701,9 @@ int options_parse(struct options *o, int argc, char **argv)
         .retain_ephemeral_s = 60};
     for (int i = 0; i < N_OPTIONS; i++)
         list[i] = (struct option){table[i].name, argument_of(i), NULL, i + 256};
+    look_ahead(&reading, argc, argv, list);
+    if (o->config && (rc = read_config(&reading)) != 0)
+        return rc;
     opterr = 0;
     while ((found = getopt_long(argc, argv, ":h", list, NULL)) != -1) {
         if (found == 'h') {

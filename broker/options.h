@@ -15,8 +15,13 @@
 enum options_device { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
 
 #define OPTIONS_MAX_MODELS 8
+#define OPTIONS_MOST 80 /* kinds of options */
 
 struct options {
+    const char *config; /* a file of options; NULL: none */
+    char *config_text;  /* what values from it point into */
+    int config_lines
+        [OPTIONS_MOST]; /* where each option is there; 0: it is not, or not from there */
     struct {
         const char *dir;
         char name[ADAPTERS_NAME_BYTES]; /* "": by the directory, or --served-name */
@@ -47,6 +52,7 @@ struct options {
 /* Returns 0, or an exit code after printing the error to stderr. Defaults that depend on the
  * machine (data, worker, threads, replicas, max_batch_tokens) stay NULL or 0. */
 int options_parse(struct options *o, int argc, char **argv);
+void options_release(struct options *o);
 void options_print_help(void);
 /* NAME=DIR of the i-th --lora, if it is this model's; else NULL. */
 const char *options_lora_of(const struct options *o, uint32_t i, const char *model);
