@@ -20,7 +20,7 @@
 
 struct place {
     int64_t i;
-    size_t at; /* in the text */
+    size_t at, n; /* its line in the text; it may have line breaks, in quotes */
 };
 
 struct export
@@ -119,15 +119,19 @@ static void note_place(struct export *x, int64_t i)
         x->index = index;
         x->room = room;
     }
-    x->index[x->n++] = (struct place){i, (size_t)ftello(x->lines)};
+    x->index[x->n++] = (struct place){i, (size_t)ftello(x->lines), 0};
 }
 
 static int take_row(struct export *x, const json_t *row, struct err *e)
 {
     x->n_failed += !json_is_null(json_object_get(row, "error"));
-    if (x->by_row)
-        note_place(x, json_integer_value(json_object_get(row, "i")));
-    return put_row(x, x->by_row ? x->lines : x->target.file, row, e);
+    if (!x->by_row)
+        return put_row(x, x->target.file, row, e);
+    note_place(x, json_integer_value(json_object_get(row, "i")));
+    int rc = put_row(x, x->lines, row, e);
+    struct place *last = &x->index[x->n - 1];
+    last->n = (size_t)ftello(x->lines) - last->at;
+    return rc;
 }
 
 /* Fetches a page. Returns 1 when it was the last. */
@@ -166,9 +170,8 @@ static int write_in_order(struct export *x, struct err *e)
     if (x->n > 1)
         qsort(x->index, x->n, sizeof *x->index, by_i);
     for (size_t k = 0; k < x->n; k++) {
-        const char *line = x->text + x->index[k].at;
-        size_t n = strcspn(line, "\n") + 1;
-        if (fwrite(line, 1, n, x->target.file) != n)
+        const struct place *line = &x->index[k];
+        if (fwrite(x->text + line->at, 1, line->n, x->target.file) != line->n)
             return err_errno(e, ASSAY_EIO, "cannot write '%s'", x->target.path);
     }
     return 0;

@@ -114,7 +114,7 @@ def exported(tmp_path_factory):
     """A broker with a job whose results come in another order than its rows, and one with a row that failed."""
     path = tmp_path_factory.mktemp("export")
     with Broker(path / "d", model=MODELS / "demo-reward", options=["--max-batch-tokens", 64]) as broker, broker.client() as client:
-        client.submit("rows", [{"id": f"r{k}", "ids": [7 + k % 400] * (1 + k * 37 % 60)} for k in range(300)])
+        client.submit("rows", [{"id": f"r{k}", "ids": [7 + k % 400] * (1 + k * 37 % 60)} for k in range(100)])
         client.results("rows")
         client.submit("mixed", MIXED)
         client.results("mixed")
@@ -127,7 +127,7 @@ def test_rows_in_order(tmp_path, exported):
     printed = [json.loads(line) for line in assay("results", "rows", "--data", broker.data).stdout.splitlines()]
     done = assay("export", "rows", "--data", broker.data)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.returncode == 0 and [line["id"] for line in lines] == [f"r{k}" for k in range(300)]
+    assert done.returncode == 0 and [line["id"] for line in lines] == [f"r{k}" for k in range(100)]
     assert sorted(map(str, lines)) == sorted(map(str, printed))
     by_completion = assay("export", "rows", "--order", "completion", "--data", broker.data)
     assert [json.loads(line) for line in by_completion.stdout.splitlines()] == printed
@@ -162,7 +162,7 @@ def test_a_cancelled_job_says_what_is_missing(tmp_path, exported):
     client.submit("cancelled", rows_of(3), seal=False)
     wait_until(lambda: client.call("status", job="cancelled")["done"] == 3)
     client.call("pause", job="cancelled")
-    client.submit("cancelled", rows_of(2), chunk=1)
+    client.submit("cancelled", rows_of(2, 9), chunk=1)
     client.call("cancel", job="cancelled")
     done = assay("export", "cancelled", "--data", broker.data)
     assert done.returncode == 1 and len(done.stdout.splitlines()) == 3 and "2 rows unfinished" in done.stderr
