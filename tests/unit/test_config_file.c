@@ -30,7 +30,7 @@ static int read_bytes(const char *bytes, size_t n, char seen[400])
     seen[0] = '\0';
     int rc = config_file_read(path, &text, add, seen, &e);
     if (rc < 0)
-        snprintf(seen + strlen(seen), 300, "%s", e.msg);
+        snprintf(seen, 400, "%.399s", e.msg);
     free(text);
     unlink(path);
     return rc;
