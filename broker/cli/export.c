@@ -67,31 +67,39 @@ static void put_value(FILE *f, const json_t *value)
     }
 }
 
-/* The first of these that the row has. */
-static const json_t *values_of(const json_t *row)
+static const char *const columns[] = {"i", "id", "score", "chosen", "rejected", "n_tokens"};
+enum { N_COLUMNS = sizeof columns / sizeof columns[0] };
+#define CSV_HEAD "i,id,score,chosen,rejected,n_tokens,error_code,error_message,more\n"
+
+/* Members that have no column: scores, steps, what several models gave. New reference; NULL:
+ * none. */
+static json_t *rest_of(const json_t *row)
 {
-    static const char *const names[] = {"scores", "steps", "values"};
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-        if (json_object_get(row, names[i]))
-            return json_object_get(row, names[i]);
+    json_t *rest = json_copy((json_t *)row);
+    for (size_t i = 0; i < N_COLUMNS; i++)
+        json_object_del(rest, columns[i]);
+    json_object_del(rest, "error");
+    if (json_object_size(rest) > 0)
+        return rest;
+    json_decref(rest);
     return NULL;
 }
-
-#define CSV_HEAD "i,id,score,values,chosen,rejected,n_tokens,error_code,error_message\n"
 
 static int put_csv(FILE *f, const json_t *row, struct err *e)
 {
     const json_t *error = json_object_get(row, "error");
-    const json_t *fields[] = {json_object_get(row, "i"), json_object_get(row, "id"),
-        json_object_get(row, "score"), values_of(row), json_object_get(row, "chosen"),
-        json_object_get(row, "rejected"), json_object_get(row, "n_tokens"),
-        json_object_get(error, "code"), json_object_get(error, "message")};
-    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
-        if (i > 0)
-            putc(',', f);
-        put_value(f, fields[i]);
+    json_t *rest = rest_of(row);
+    for (size_t i = 0; i < N_COLUMNS; i++) {
+        put_value(f, json_object_get(row, columns[i]));
+        putc(',', f);
     }
+    put_value(f, json_object_get(error, "code"));
+    putc(',', f);
+    put_value(f, json_object_get(error, "message"));
+    putc(',', f);
+    put_value(f, rest);
     putc('\n', f);
+    json_decref(rest);
     return ferror(f) ? err_errno(e, ASSAY_EIO, "cannot write the output") : 0;
 }
 

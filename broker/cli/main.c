@@ -110,9 +110,10 @@ static const struct cli_verb verbs[] = {
         "  assay results monday --follow > scores.jsonl\n",
         CLI_OPERAND, results_options, verb_results},
     {"export", "JOB", "Write all results of a job that is over, in order of its rows.",
-        "A line is that of `assay results`. With --csv there are the columns i, id, score, values "
-        "(the scores or steps of rows that have several, as JSON), chosen, rejected, n_tokens, "
-        "error_code and error_message. FILE is whole or absent, and compressed if its name ends in "
+        "A line is that of `assay results`. With --csv there are the columns i, id, score, chosen, "
+        "rejected, n_tokens, error_code, error_message, and more: what else the result has "
+        "(scores, "
+        "steps ..), as JSON. FILE is whole or absent, and compressed if its name ends in "
         ".gz or .zst. In order of the rows the lines are kept in memory until all are there. Exit "
         "code 1: a row failed, or the job was cancelled with rows unfinished. 75: the job is not "
         "finished.",

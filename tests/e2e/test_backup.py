@@ -166,3 +166,16 @@ def test_a_cancelled_job_says_what_is_missing(tmp_path, exported):
     client.call("cancel", job="cancelled")
     done = assay("export", "cancelled", "--data", broker.data)
     assert done.returncode == 1 and len(done.stdout.splitlines()) == 3 and "2 rows unfinished" in done.stderr
+
+
+def test_csv_loses_nothing(tmp_path):
+    """What has no column of its own is in `more`."""
+    with Broker(tmp_path / "d") as broker, broker.client() as client:  # a process reward model
+        client.submit("steps", [{"id": "a", "prompt": "1 + 1", "steps": ["1 + 1 = 2", "2"]}, {"id": "b", "ids": [5, 6, 7]}])
+        expected = {row["id"]: row for row in client.results("steps")}
+        done = assay("export", "steps", "--csv", "--data", broker.data)
+        for row in csv.DictReader(io.StringIO(done.stdout, newline="")):
+            more = json.loads(row["more"])
+            wanted = expected[row["id"]]
+            assert set(more) == set(wanted) - {"i", "id", "score", "chosen", "rejected", "n_tokens", "error"}
+            assert len(more["steps"]) == len(wanted["steps"])
