@@ -36,6 +36,7 @@
 #include "broker/served.h"
 #include "broker/store/store.h"
 #include "broker/ticks.h"
+#include "schema/notify.h"
 #include "schema/request.h"
 
 struct adapter_change;
@@ -132,6 +133,8 @@ struct broker {
     struct ticks ticks;
     struct store_census unfinished, counting; /* as last counted; and as far as it is now */
     int64_t started_ms;
+    struct notify notify; /* who started this process and wants to know how it is */
+    int is_serving;       /* and has been told that all models are served */
     int draining;
     /* Called once when the database has failed for good: sends the error `why` to all clients that
      * wait. NULL: before the loop runs, or already called. */

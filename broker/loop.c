@@ -289,6 +289,7 @@ static int poll_items(struct broker *b, int signal_fd, zmq_pollitem_t *items)
 static void start_draining(struct broker *b)
 {
     log_info("event=draining");
+    notify_send(&b->notify, "STOPPING=1");
     b->draining = 1;
     front_stop(b->front);
     for (int g = served_next_group(b, 0); g < b->n_groups; g = served_next_group(b, g + 1))
@@ -347,6 +348,31 @@ static int check(struct broker *b, long long now_ms, long long *sockets_due_ms, 
     return listen_check(&b->listeners, e);
 }
 
+/* Has each model a group that is ready, so that its ranks have computed a canary? */
+static int all_are_served(const struct broker *b)
+{
+    for (int k = 0; k < BROKER_MODELS; k++) {
+        int found = b->models[k] == NULL;
+        for (int g = served_next_group(b, 0); !found && g < b->n_groups;
+             g = served_next_group(b, g + 1))
+            found =
+                served_of_group(b, g) == b->models[k] && group_state(b->groups[g]) == GROUP_READY;
+        if (!found)
+            return 0;
+    }
+    return 1;
+}
+
+/* Tells a service manager once that all is served, and again and again that the loop runs. */
+static long long tell_manager(struct broker *b, long long now_ms)
+{
+    if (b->notify.fd > 0 && !b->is_serving && all_are_served(b)) {
+        b->is_serving = 1;
+        notify_send(&b->notify, "READY=1\nSTATUS=all models are served");
+    }
+    return notify_alive(&b->notify, now_ms);
+}
+
 /* Runs one tick. Returns when the next is due at the latest. */
 static long long tick(struct broker *b, long long *housekeeping_ms)
 {
@@ -354,6 +380,7 @@ static long long tick(struct broker *b, long long *housekeeping_ms)
     b->wake = 0;
     for (int g = served_next_group(b, 0); g < b->n_groups; g = served_next_group(b, g + 1))
         next_ms = earlier(next_ms, group_tick(b->groups[g], now_ms));
+    next_ms = earlier(next_ms, tell_manager(b, now_ms));
     take_work(b);
     next_ms = earlier(next_ms, adapters_tick(b, now_ms));
     next_ms = earlier(next_ms, front_tick(b->front, now_ms));

@@ -348,6 +348,9 @@ int main(int argc, char **argv)
     umask(077); /* database and sockets are the owner's alone, in any directory */
     if (options.exit_with_parent && !follow_parent(options.exit_with_parent))
         return EX_UNAVAILABLE;
+    notify_open(
+        &b.notify, getenv("NOTIFY_SOCKET"), getenv("WATCHDOG_USEC"), getenv("WATCHDOG_PID"));
+    unsetenv("NOTIFY_SOCKET"); /* it is not for workers */
     raise_descriptor_limit();
     keep_memory();
     b.waiters = waiters_new();
@@ -382,6 +385,7 @@ int main(int argc, char **argv)
     close_broker(&b);
     if (!started)
         data_dir_undo(data, &start);
+    notify_close(&b.notify);
     options_release(&options);
     return rc == 0 ? EX_OK : exit_code_of(&e);
 }

@@ -20,6 +20,7 @@
 #include "schema/clock.h"
 #include "schema/endpoint.h"
 #include "schema/log.h"
+#include "schema/notify.h"
 #include "schema/start.h"
 #include "schema/stdout.h"
 #include "schema/version.h"
@@ -91,11 +92,15 @@ static uint32_t count_open(struct server *s)
     return counts.n_waiting + counts.n_running;
 }
 
-static void serve(struct server *s, struct listener *l, const sigset_t *set)
+static void serve(struct server *s, struct listener *l, struct notify *manager, const sigset_t *set)
 {
     int number;
-    while ((number = wait_signal(set, TICK_MS)) == 0)
+    notify_send(manager, "READY=1");
+    while ((number = wait_signal(set, TICK_MS)) == 0) {
         peers_tick(s->peers, s->link);
+        notify_alive(manager, now_mono_ms());
+    }
+    notify_send(manager, "STOPPING=1");
     log_info("event=stopping signal=%d requests=%u", number, count_open(s));
     listener_quiesce(l);
     long long until_ms = now_mono_ms() + DRAIN_MS;
@@ -121,7 +126,7 @@ static int open_stored(struct server *s, const char *endpoint, struct err *e)
     return stored_open(s->stored, &options, s->options->files, s->options->max_file_bytes, e);
 }
 
-static int run(struct server *s, const sigset_t *set, struct err *e)
+static int run(struct server *s, struct notify *manager, const sigset_t *set, struct err *e)
 {
     char endpoint[512];
     struct listener *l = NULL;
@@ -138,7 +143,7 @@ static int run(struct server *s, const sigset_t *set, struct err *e)
     if (rc == 0)
         rc = listener_new(&l, s, e);
     if (rc == 0)
-        serve(s, l, set);
+        serve(s, l, manager, set);
     if (s->link)
         link_stop(s->link);
     if (s->desk)
@@ -184,7 +189,10 @@ int main(int argc, char **argv)
     sigset_t set = block_signals();
     server.metrics = metrics_new();
     server.peers = peers_new();
-    rc = run(&server, &set, &e) == 0 ? 0 : fail(&e);
+    struct notify manager;
+    notify_open(&manager, getenv("NOTIFY_SOCKET"), getenv("WATCHDOG_USEC"), getenv("WATCHDOG_PID"));
+    rc = run(&server, &manager, &set, &e) == 0 ? 0 : fail(&e);
+    notify_close(&manager);
     metrics_free(&server.metrics);
     peers_free(&server.peers);
     return rc;
