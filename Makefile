@@ -24,7 +24,7 @@ LIB_NAMES := libzmq sqlite3 jansson libsodium libxxhash libutf8proc libpcre2-8 z
 MSGPACK   := $(shell $(PKG_CONFIG) --exists msgpack-c 2>/dev/null && echo msgpack-c || echo msgpack)
 override CPPFLAGS += -D_GNU_SOURCE -I. -I$(B)/gen $(shell $(PKG_CONFIG) --cflags $(LIB_NAMES) $(MSGPACK) 2>/dev/null)
 # What builds needs them; what installs them, cleans or only tells does not. The GPU's kit takes fewer.
-WITHOUT_LIBS := deps demo test check test-long reference evidence format help clean gpu-%
+WITHOUT_LIBS := deps uninstall demo test check test-long reference evidence format help clean gpu-%
 ifneq ($(filter-out $(WITHOUT_LIBS),$(or $(MAKECMDGOALS),all)),)
 $(if $(shell $(PKG_CONFIG) --exists --print-errors $(LIB_NAMES) libmicrohttpd $(MSGPACK) && echo there),,\
   $(error libraries are missing: run `make deps` (Debian, Ubuntu), or install what .ci/deps names))
@@ -71,7 +71,7 @@ FUZZ      := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.
 KERNELS   := $(patsubst tests/kernels/%,$(B)/kernels/%,$(basename $(wildcard tests/kernels/test_*.cc tests/kernels/test_gpu_*.c)))
 TOOLS     := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/chaos/*.c tests/clients/*.c tests/e2e/*.c tests/bench/*.c))
 
-.PHONY: all deps demo test tests run-tests check lint format bench bench-compare bench-text quant-drift test-long reference reference-vllm compare-templates evidence gpu-programs gpu-check gpu-bench man install clean help
+.PHONY: all deps demo test tests run-tests check lint format bench bench-compare bench-text quant-drift test-long reference reference-vllm compare-templates evidence gpu-programs gpu-check gpu-bench man clean help
 all: $(BINS) $(CUDA_BINS) ## build the four programs; CUDA=1: and the worker for GPUs
 
 $(B)/bin/assayd: $(call objects,broker/main.c) $(BROKER) $(COMMON)
@@ -185,17 +185,11 @@ man: $(HOST_ASSAY) ## man pages and shell completion, made by the program itself
 	@$(HOST_ASSAY) man --dir $(B)/man
 	@for shell in bash zsh fish; do $(HOST_ASSAY) completion $$shell > $(B)/completion/$$shell || exit 1; done
 
-SHARE = $(DESTDIR)$(PREFIX)/share
-install: all man ## programs, man pages and completion into PREFIX (default /usr/local)
-	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(BINS) $(CUDA_BINS)
-	install -D -m 644 -t $(SHARE)/man/man1 $(B)/man/*.1
-	install -D -m 644 $(B)/completion/bash $(SHARE)/bash-completion/completions/assay
-	install -D -m 644 $(B)/completion/zsh $(SHARE)/zsh/site-functions/_assay
-	install -D -m 644 $(B)/completion/fish $(SHARE)/fish/vendor_completions.d/assay.fish
+include broker/install.mk
 
 clean: ## remove what was built (build/venv too)
 	rm -rf build
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile tests/gpu/rules.mk tests/reference/rules.mk broker/http/rules.mk | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile broker/install.mk tests/gpu/rules.mk tests/reference/rules.mk broker/http/rules.mk | expand -t 20
 -include $(shell find $(B)/obj $(B)/quick -name '*.d' 2>/dev/null)

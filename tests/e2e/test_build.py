@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 import pytest
-from harness import ROOT
+from harness import BIN, PATIENCE, ROOT
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="flags of another CPU")
@@ -69,3 +69,22 @@ def test_building_needs_no_python(directory):
     assert "build" in subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, timeout=60).stdout.split("\n")[0]
     code, said = make("-s", "deps", path=directory)
     assert code == 0 and not (directory / "called").exists(), said
+
+
+def test_uninstall_takes_back_what_install_put(tmp_path):
+    """All but a configuration that was changed; the units name the programs where they are."""
+    words = ["make", "-s", f"BUILD={BIN.parent.name}", f"DESTDIR={tmp_path}", "PREFIX=/usr"]
+    if BIN != ROOT / "build" / BIN.parent.name / "bin":
+        pytest.skip("the programs under test are not this tree's")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    subprocess.run([*words, "install"], cwd=ROOT, env=env, check=True, timeout=600 * PATIENCE)
+    placed = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert {"usr/bin/assayd", "usr/bin/assay-http", "usr/share/man/man1/assayd.1", "usr/share/man/man1/assay-backup.1", "etc/assay/assayd.conf",
+            "lib/systemd/system/assayd.service", "lib/systemd/system/assay-http.service", "usr/share/doc/assay/LICENSE",
+            "usr/share/doc/assay/broker/OPERATION.md"} <= placed
+    assert "ExecStart=/usr/bin/assayd --config /etc/assay/assayd.conf" in (tmp_path / "lib/systemd/system/assayd.service").read_text()
+    (tmp_path / "etc/assay/assayd.conf").write_text("model = mine\n")
+    subprocess.run([*words, "install"], cwd=ROOT, env=env, check=True, timeout=600 * PATIENCE)
+    subprocess.run([*words, "uninstall"], cwd=ROOT, env=env, check=True, timeout=60)
+    left = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
+    assert left == ["etc/assay/assayd.conf"] and (tmp_path / left[0]).read_text() == "model = mine\n"

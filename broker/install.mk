@@ -1,0 +1,34 @@
+# install.mk - make install and uninstall.
+#
+# PREFIX is /usr/local, or /usr in packages; DESTDIR a folder in front of all, for packages too. Units of systemd and the
+# configuration go where the prefix has them; an assayd.conf that is there stays.
+SYSCONFDIR ?= $(if $(filter /usr,$(PREFIX)),/etc,$(PREFIX)/etc)
+UNITDIR    ?= $(if $(filter /usr,$(PREFIX)),/lib,$(PREFIX)/lib)/systemd/system
+SHARE = $(DESTDIR)$(PREFIX)/share
+BIN   = $(DESTDIR)$(PREFIX)/bin
+UNITS := broker/assayd.service broker/http/assay-http.service
+DOCS  := README.md CHANGELOG.md LICENSE broker/OPERATION.md broker/http/README.md schema/PROTOCOL.md schema/ROWS.md \
+         schema/SCHEMA.md worker/README.md cuda/README.md
+CONF  = $(DESTDIR)$(SYSCONFDIR)/assay/assayd.conf
+placed = sed -e 's|@BIN@|$(PREFIX)/bin|g' -e 's|@ETC@|$(SYSCONFDIR)|g'
+
+.PHONY: install uninstall
+install: all man ## programs, man pages, completion, documents and systemd's units into PREFIX (default /usr/local)
+	install -D -m 755 -t $(BIN) $(BINS) $(CUDA_BINS)
+	install -D -m 644 -t $(SHARE)/man/man1 $(B)/man/*.1
+	install -D -m 644 $(B)/completion/bash $(SHARE)/bash-completion/completions/assay
+	install -D -m 644 $(B)/completion/zsh $(SHARE)/zsh/site-functions/_assay
+	install -D -m 644 $(B)/completion/fish $(SHARE)/fish/vendor_completions.d/assay.fish
+	@for doc in $(DOCS); do install -D -m 644 $$doc $(SHARE)/doc/assay/$$doc || exit 1; done
+	@install -d $(DESTDIR)$(UNITDIR) $(dir $(CONF))
+	@for unit in $(UNITS); do $(placed) $$unit > $(DESTDIR)$(UNITDIR)/$${unit##*/} || exit 1; done
+	@test -e $(CONF) || $(placed) broker/assayd.conf > $(CONF)
+
+uninstall: ## what install put there, but for an assayd.conf that was changed
+	rm -f $(addprefix $(BIN)/,assay assayd assay-worker assay-worker-cuda assay-http)
+	rm -f $(SHARE)/man/man1/assay.1 $(SHARE)/man/man1/assayd.1 $(SHARE)/man/man1/assay-*.1
+	rm -f $(SHARE)/bash-completion/completions/assay $(SHARE)/zsh/site-functions/_assay \
+	  $(SHARE)/fish/vendor_completions.d/assay.fish
+	rm -f $(addprefix $(SHARE)/doc/assay/,$(DOCS)) $(addprefix $(DESTDIR)$(UNITDIR)/,$(notdir $(UNITS)))
+	@if $(placed) broker/assayd.conf | cmp -s - $(CONF); then rm -f $(CONF); fi
+	@find $(SHARE)/doc/assay $(dir $(CONF)) -depth -type d -empty -delete 2>/dev/null || true
