@@ -18,6 +18,7 @@ import pathlib
 import pickle
 import subprocess
 import tempfile
+import textwrap
 import zlib
 
 os.environ.update(HF_HUB_OFFLINE="1", VLLM_CPU_KVCACHE_SPACE="1", VLLM_TARGET_DEVICE="cpu", VLLM_ENABLE_V1_MULTIPROCESSING="0",
@@ -316,6 +317,10 @@ Where the table says "no":
 |---|---|---|
 {not_taken}
 
+Not in these two tables, since `compare_vllm_forms.py` has not been run for them yet:
+
+{missing}.
+
 ## Where vLLM differs unless told
 
 - It applies an activation: softmax where there are several labels, the sigmoid where there is one.
@@ -329,22 +334,23 @@ Where the table says "no":
   lm:YES,NO:softmax`, without the activation `difference`, with NO first in
   `classifier_from_token`. `no_post_processing` is `raw`.
 - OpenRLHF's normalizing is `logit_mean` and `logit_sigma` of its pooler.
-- Its Qwen3 has no bias on o_proj, and passes over one in the file: with `attention_bias` true, as in
-  qwen3-token, its scores are not transformers'. (With that bias zero they agree within 1e-6.)
+- Its Qwen3 has no bias on o_proj, and passes over one in the file: with `attention_bias` true, as
+  in qwen3-token, its scores are not transformers'. (With that bias zero they agree within 1e-6.)
 - Its Qwen2 has no sliding window on some of the layers.
 - Its YaRN is not the same from run to run: of four runs on one machine, two gave rope-yarn's scores
   up to 0.13 away, the others within 1.5e-06. transformers' and Assay's were the same each time.
 - Its Qwen2 takes no `head_dim` from config.json: it divides the hidden size by the heads.
-- A row without an adapter, in a batch with rows that have one, gets the adapter of the last place on
-  CPUs: its PyTorch kernels look the place up by number, which is -1 for no adapter. Alone, or with no
-  adapter in its batch, such a row has the base's score.
+- A row without an adapter, in a batch with rows that have one, gets the adapter of the last place
+  on CPUs: its PyTorch kernels look the place up by number, which is -1 for no adapter. Alone, or
+  with no adapter in its batch, such a row has the base's score.
 - Its build for CPUs with AVX2 alone has no 4-bit product (`cpu_gemm_wna16`, which those for AVX-512
   and AMX have), and so takes no W4A16, GPTQ and AWQ checkpoint. The table is of such a CPU.
 - There int8 products (W8A8) are wrong where weights are large: two products are added in 16 bits
   and cut off at 32,767, as AVX2's instruction for it does. 64 products of 127 and 127 come to 8,160
   and not to 1,032,256 (`onednn_scaled_mm` alone, called with int8 matrices and scales of 1; with
-  weights of 64 at most all its sums were exact, with 80 and more they were not). A CPU with VNNI
-  adds in 32 bits. Assay's sums of float32 values do not depend on the instruction set.
+  weights of 64 at most all its sums were exact, with 80 and more they were not). Assay multiplies
+  the rounded values in float32.
+- FP8 by token is the same rounding in vLLM's float32 as in compressed-tensors and in Assay.
 """
 
 
@@ -386,6 +392,13 @@ def refusals(ones):
             yield one["model"], ", ".join(dtypes), words
 
 
+def missing(found):
+    """Names of compare_vllm_forms.py that have no line."""
+    import compare_vllm_forms as forms  # which needs this file
+    names = {one["model"] for one in found}
+    return ", ".join(name for name in [*forms.ADAPTERS, *forms.make_quantized.SPECS] if name not in names) or "none"
+
+
 def write_page(lines):
     found = list({one["model"]: one for one in map(json.loads, lines)}.values())
     kinds = {kind: [one for one in found if one.get("kind", "") == kind] for kind in ("", "adapters", "quantized")}
@@ -398,6 +411,7 @@ def write_page(lines):
              "adapters": adapter_rows(kinds["adapters"]), "quantized": quantized_rows(kinds["quantized"]),
              "not_taken": refusals(kinds["adapters"] + kinds["quantized"])}
     OUT.write_text(PAGE.format(date=datetime.date.today(), vllm=vllm.__version__, transformers=transformers.__version__,
+                               missing=textwrap.fill(missing(found), 96, break_on_hyphens=False),
                                **{key: table(rows) for key, rows in cells.items()}))
 
 
