@@ -245,15 +245,16 @@ static void write_adapter(struct msg_writer *w, const struct served_model *m, ui
 
 void adapters_list(struct broker *b, const struct envelope *env, const struct request *q)
 {
+    const struct served_model *m;
     uint32_t n = 0;
-    for (int i = 0; i < BROKER_MODELS; i++)
-        n += b->models[i] ? b->models[i]->info.adapters.n : 0;
+    for (uint32_t rank = 0; (m = served_of_rank(b, rank)); rank++)
+        n += m->info.adapters.n;
     struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 1);
     msg_str(w, "adapters");
     msg_array(w, n);
-    for (int i = 0; i < BROKER_MODELS; i++)
-        for (uint32_t k = 0; b->models[i] && k < b->models[i]->info.adapters.n; k++)
-            write_adapter(w, b->models[i], k);
+    for (uint32_t rank = 0; (m = served_of_rank(b, rank)); rank++)
+        for (uint32_t k = 0; k < m->info.adapters.n; k++)
+            write_adapter(w, m, k);
 }
 
 /* ---- and goes on ---- */

@@ -33,7 +33,8 @@ struct reload {
     int rc;
     struct err err;
     atomic_int is_done;
-    int stop_fd; /* an eventfd: readable once opening is to end */
+    int stop_fd;      /* an eventfd: readable once opening is to end */
+    int is_cancelled; /* as soon as the thread has ended */
 };
 
 /* ---- the request ---- */
@@ -72,18 +73,6 @@ static int check_alone(const struct broker *b, struct err *e)
     return ASSAY_ENOTREADY;
 }
 
-/* What is trained on one checkpoint is not loaded beside another without a word. */
-static int check_adapters(const struct served_model *old, struct err *e)
-{
-    const struct adapters *a = &old->rank_adapters.list;
-    if (a->n == 0)
-        return 0;
-    return err_set(e, ASSAY_ESTATE,
-        "expected no adapters, which belong to the present checkpoint of '%s', found %u ('%s'%s): "
-        "remove them, and add those of the new checkpoint when it is there",
-        old->info.name, a->n, a->at[0].name, a->n > 1 ? ", .." : "");
-}
-
 static int find_place(const struct broker *b, uint32_t *place, struct err *e)
 {
     *place = 0;
@@ -103,8 +92,6 @@ static int check(const struct broker *b, const struct request *q, struct served_
     int rc = check_alone(b, e);
     if (rc == 0)
         rc = find_model(b, q, old, e);
-    if (rc == 0)
-        rc = check_adapters(*old, e);
     return rc == 0 ? find_place(b, place, e) : rc;
 }
 
@@ -114,6 +101,15 @@ static void *open_in_thread(void *arg)
     r->rc = served_open(r->broker, r->model, r->stop_fd, &r->err);
     atomic_store(&r->is_done, 1);
     return NULL;
+}
+
+/* It begins with the adapters that the one before has now. */
+static void carry_adapters(struct served_model *m, const struct group_adapters *present)
+{
+    m->n_loras = present->list.n;
+    for (uint32_t k = 0; k < m->n_loras; k++)
+        m->loras[k] = m->own_loras[k] =
+            strcpy(xcalloc(1, strlen(present->loras[k]) + 1), present->loras[k]);
 }
 
 static struct served_model *new_model(
@@ -128,6 +124,7 @@ static struct served_model *new_model(
     memcpy(m->own_given, dir.at, dir.len);
     m->given = m->own_given;
     m->given_name = old->given_name;
+    carry_adapters(m, &old->rank_adapters);
     return m;
 }
 
@@ -198,10 +195,14 @@ static void answer(struct broker *b, const struct served_model *m, int changed)
     char *at_start = realpath(in_options, NULL);
     log_info("event=reloaded model=%s changed=%d digest=%.12s dir=%s", m->info.name, changed,
         m->info.digest, m->question.model_dir);
-    struct msg_writer *w = outbox_ok(b->outbox, &r->later.envelope, r->later.request_id, 5);
+    struct msg_writer *w = outbox_ok(b->outbox, &r->later.envelope, r->later.request_id, 6);
     msg_key_str(w, "model", m->info.name);
     msg_key_str(w, "digest", m->info.digest);
     msg_key_str(w, "dir", m->question.model_dir);
+    msg_str(w, "adapters");
+    msg_array(w, m->info.adapters.n);
+    for (uint32_t k = 0; k < m->info.adapters.n; k++)
+        msg_str(w, m->info.adapters.at[k].name);
     msg_key_bool(w, "changed", changed);
     msg_key_str(w, "at_start", at_start ? at_start : in_options);
     free(at_start);
@@ -291,6 +292,34 @@ static int check_form(const struct served_model *m, const struct served_model *o
     return 0;
 }
 
+/* Rows that name an adapter go through what they went through before: its files are read anew, and
+ * must be what they were. */
+static int check_adapters(
+    const struct served_model *m, const struct served_model *old, struct err *e)
+{
+    const struct adapters *before = &old->rank_adapters.list, *now = &m->info.adapters;
+    for (uint32_t k = 0; k < before->n; k++) {
+        uint32_t at = adapters_find(now, before->at[k].name, strlen(before->at[k].name));
+        const char *found = at == ADAPTERS_UNKNOWN ? "none" : now->at[at - 1].digest;
+        if (!is_same(found, before->at[k].digest))
+            return err_field(e, ASSAY_EBADREQ, "dir",
+                "the adapter '%s', which goes over to the new checkpoint, was changed in %.400s: "
+                "expected digest %.12s.., found %.12s..; put the old files back, or remove it "
+                "first",
+                before->at[k].name, strchr(old->rank_adapters.loras[k], '=') + 1,
+                before->at[k].digest, found);
+    }
+    return 0;
+}
+
+/* Have both the same adapters? */
+static int has_same_adapters(const struct served_model *a, const struct served_model *b)
+{
+    struct err ignored;
+    return a->rank_adapters.list.n == b->rank_adapters.list.n &&
+           check_adapters(a, b, &ignored) == 0;
+}
+
 /* A served model of the name that has this checkpoint already; NULL: none has. */
 static struct served_model *find_same(const struct broker *b, const struct served_model *m)
 {
@@ -307,6 +336,15 @@ static struct served_model *find_same(const struct broker *b, const struct serve
 static void go_back_to(struct broker *b, struct served_model *m)
 {
     struct reload *r = b->reload;
+    if (!has_same_adapters(m, r->old)) {
+        err_field(&r->err, ASSAY_ESTATE, "dir",
+            "workers that have this checkpoint are still there for jobs that began with it, with "
+            "other adapters than '%s' has now: again when these jobs are done, or with the "
+            "adapters that they have",
+            r->old->info.name);
+        refuse(b, &r->err);
+        return;
+    }
     int is_ready = m->state == SERVED_OLD;
     for (int i = 0, g = served_group(b, m, 0); i < b->options->replicas; i++)
         is_ready &= group_state(b->groups[g + i]) == GROUP_READY;
@@ -347,10 +385,21 @@ static void start_groups(struct broker *b)
     b->wake = 1;
 }
 
+static void end_cancelled(struct broker *b)
+{
+    err_set(
+        &b->reload->err, ASSAY_ESTATE, "cancelled: '%s' is what it was", b->reload->old->info.name);
+    refuse(b, &b->reload->err);
+}
+
 static void take_opened(struct broker *b)
 {
     struct reload *r = b->reload;
     pthread_join(r->thread, NULL);
+    if (r->is_cancelled) {
+        end_cancelled(b);
+        return;
+    }
     if (r->rc == ASSAY_EFORMAT || r->rc == ASSAY_EUNSUPPORTED) {
         struct err why = r->err;
         err_field(&r->err, ASSAY_EBADREQ, "dir", "%s", why.msg);
@@ -359,6 +408,8 @@ static void take_opened(struct broker *b)
         memcpy(r->model->info.name, r->old->info.name, sizeof r->old->info.name);
         r->rc = check_form(r->model, r->old, &r->err);
     }
+    if (r->rc == 0)
+        r->rc = check_adapters(r->model, r->old, &r->err);
     if (r->rc != 0) {
         refuse(b, &r->err);
         return;
@@ -393,11 +444,29 @@ static void watch_groups(struct broker *b)
         switch_to(b, r->model);
 }
 
+int reload_cancel(
+    struct broker *b, const struct envelope *env, const struct request *q, struct err *e)
+{
+    struct reload *r = b->reload;
+    if (!r)
+        return err_set(e, ASSAY_ESTATE, "expected a reload that is under way, found none");
+    struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 2);
+    msg_key_str(w, "model", r->old->info.name);
+    msg_key_str(w, "dir", r->model->given);
+    r->is_cancelled = 1;
+    if (r->phase == OPENING)
+        eventfd_write(r->stop_fd, 1);
+    b->wake = 1;
+    return 0;
+}
+
 long long reload_tick(struct broker *b, long long now_ms)
 {
     struct reload *r = b->reload;
     if (b->draining)
         reload_end(b);
+    else if (r && r->phase == STARTING && r->is_cancelled)
+        end_cancelled(b);
     else if (r && r->phase == STARTING)
         watch_groups(b);
     else if (r && atomic_load(&r->is_done))

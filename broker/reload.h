@@ -9,7 +9,11 @@
  *              long as an unfinished job was begun with it; names in such a job's later messages
  *              mean it (struct catalog_pins)
  *     ending   then its groups stop, and it leaves the list
- * What fails before the switch leaves everything as it was.
+ * What fails before the switch, or is cancelled, leaves everything as it was.
+ *
+ * The adapters of the model go over to the new checkpoint: its groups load those that are there when
+ * the reload begins, whose files must have the contents that they had. The one before keeps its own,
+ * for the jobs that began with it; what is added and removed later is the current one's alone.
  *
  * An old model whose groups cannot start any more (its files were replaced) ends, too: its jobs are
  * held, as after a start of the broker with other files. A checkpoint that an old model still has is
@@ -26,6 +30,10 @@
 
 /* Takes a request; its answer comes later. 0, or negative: refused. */
 int reload_begin(
+    struct broker *b, const struct envelope *env, const struct request *q, struct err *e);
+/* Ends the reload under way, unless it has switched; its client is told. 0, or ASSAY_ESTATE: there is
+ * none. */
+int reload_cancel(
     struct broker *b, const struct envelope *env, const struct request *q, struct err *e);
 /* Goes on with the reload under way, and with the end of models that no job needs. Outside of a
  * tick's requests. Returns when it is due again. */

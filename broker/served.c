@@ -265,6 +265,9 @@ void served_release(struct served_model *m)
     text_model_release(&m->text);
     adapters_release(m);
     model_info_release(&m->info);
+    for (uint32_t k = 0; k < ADAPTERS_MOST; k++)
+        free(m->own_loras[k]);
+    memset(m->own_loras, 0, sizeof m->own_loras);
     free(m->dir);
     free(m->own_given);
     m->dir = m->own_given = NULL;

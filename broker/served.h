@@ -26,6 +26,7 @@ struct served_model {
     char *own_given;                  /* a reload's; NULL: it is in the options */
     const char *loras[ADAPTERS_MOST]; /* NAME=DIR, those that it begins with */
     uint32_t n_loras;
+    char *own_loras[ADAPTERS_MOST]; /* a reload's, which loras names; NULL: in the options */
     char *dir;         /* resolved when it is opened: a symbolic link may change later */
     int64_t needed_by; /* an old one's: a job that needed it as it was last looked; 0: none */
     struct model_info info;

@@ -84,6 +84,7 @@ static const struct {
         BIT(F_NAME) | BIT(F_DIR)},
     [OP_ADAPTER_REMOVE] = {"adapter_remove", BIT(F_NAME) | BIT(F_MODEL), BIT(F_NAME)},
     [OP_RELOAD] = {"reload", BIT(F_DIR) | BIT(F_MODEL), BIT(F_DIR)},
+    [OP_RELOAD_CANCEL] = {"reload_cancel", 0, 0},
     [OP_OPEN] = {"open", BIT(F_ROW), BIT(F_ROW)},
     [OP_APPEND] = {"append", BIT(F_SESSIONS) | BIT(F_MORE), BIT(F_SESSIONS) | BIT(F_MORE)},
     [OP_FORK] = {"fork", BIT(F_SESSION) | BIT(F_N), BIT(F_SESSION) | BIT(F_N)},
@@ -180,7 +181,8 @@ static int read_op(struct msg_reader *r, struct request *q, struct err *e)
         }
     return err_field(e, ASSAY_EBADREQ, "op",
         "expected one of hello submit status results score cancel pause resume retry jobs info "
-        "purge adapters adapter_add adapter_remove reload open append fork close throughput failed "
+        "purge adapters adapter_add adapter_remove reload reload_cancel open append fork close "
+        "throughput failed "
         "sample, found '%.*s'",
         request_shown(name), (const char *)name.at);
 }

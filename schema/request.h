@@ -42,6 +42,7 @@ enum request_op {
     OP_ADAPTER_ADD,
     OP_ADAPTER_REMOVE,
     OP_RELOAD,
+    OP_RELOAD_CANCEL,
     OP_OPEN,
     OP_APPEND,
     OP_FORK,

@@ -342,6 +342,8 @@ static int serve(struct broker *b, struct message *m, struct err *e)
         return adapters_remove(b, env, q, e);
     case OP_RELOAD:
         return reload_begin(b, env, q, e);
+    case OP_RELOAD_CANCEL:
+        return reload_cancel(b, env, q, e);
     case OP_OPEN:
     case OP_APPEND:
     case OP_FORK:

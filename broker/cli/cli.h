@@ -83,6 +83,7 @@ enum cli_option {
     CLI_FORMAT,
     CLI_CSV,
     CLI_SERVED_NAME,
+    CLI_CANCEL,
     CLI_OPTION_COUNT
 };
 

@@ -46,6 +46,7 @@ static const enum cli_option top_options[] = {CLI_INTERVAL, CLI_OPTION_COUNT};
 static const enum cli_option verify_options[] = {CLI_SAMPLE, CLI_OPTION_COUNT};
 static const enum cli_option purge_options[] = {CLI_OLDER_THAN, CLI_OPTION_COUNT};
 static const enum cli_option man_options[] = {CLI_DIR, CLI_OPTION_COUNT};
+static const enum cli_option reload_options[] = {CLI_CANCEL, CLI_OPTION_COUNT};
 static const enum cli_option retry_options[] = {CLI_FAILED, CLI_OPTION_COUNT};
 
 #define INPUT_LINES                                                                                \
@@ -208,7 +209,7 @@ static const struct cli_verb verbs[] = {
         "  assay lora list\n"
         "  assay lora remove helpful\n",
         CLI_OPERAND | CLI_ADAPTER, no_options, verb_lora},
-    {"reload", "[NAME=]DIR", "Load another checkpoint for a model of a running broker.",
+    {"reload", "[[NAME=]DIR]", "Load another checkpoint for a model of a running broker.",
         "The checkpoint is read and loaded beside the present one, while that goes on scoring. "
         "Once "
         "it is ready new jobs are scored by it, under the model's name; jobs that were begun "
@@ -217,12 +218,14 @@ static const struct cli_verb verbs[] = {
         "needs "
         "it. Both are in memory until then. A directory that cannot be loaded, or whose head has "
         "other labels or another pooling, changes nothing.\n\n"
-        "NAME is needed if the broker has several models. A model with adapters is not reloaded: "
-        "remove them first (`assay lora remove`). The broker's options are what counts at its next "
-        "start, so change --model there, too.",
+        "NAME is needed if the broker has several models. The adapters that the model has go over "
+        "to the new checkpoint, if it takes them and their files are what they were. The broker's "
+        "options are what counts at its next start, so change --model there, too.\n\n"
+        "With --cancel, and no DIR, a reload that is not over yet ends, and changes nothing.",
         "  assay reload ./my-reward-model-v2\n"
-        "  assay reload math=./my-math-model-v2 --data /var/lib/assay\n",
-        CLI_OPERAND, no_options, verb_reload},
+        "  assay reload math=./my-math-model-v2 --data /var/lib/assay\n"
+        "  assay reload --cancel\n",
+        0, reload_options, verb_reload},
     {"check", "DIR", "Say what a checkpoint is taken for, and what is missing.",
         "No broker is needed, and nothing is scored. A short row is written, of the kind that the "
         "recipe or the architecture is for. The exit code is 0 if rows of text can be scored, and "

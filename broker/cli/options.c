@@ -153,6 +153,7 @@ static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
         "as it is given, and the broker's name)",
         NULL},
     [CLI_CSV] = {"csv", 0, NULL, "write comma-separated values instead of JSON lines", NULL},
+    [CLI_CANCEL] = {"cancel", 0, NULL, "end the reload that is under way", NULL},
     [CLI_FORCE] = {"force", 0, NULL, "score again even if the output is there and whole", NULL},
     [CLI_DIR] = {"dir", 0, "DIR", "write every page into a file of its own in DIR", NULL},
 };

@@ -86,11 +86,18 @@ static int write_request(const struct cli *c, struct client *client)
 static void print_reply(const json_t *reply)
 {
     const char *dir = reply_text(reply, "dir"), *at_start = reply_text(reply, "at_start");
+    const json_t *name;
+    size_t k;
     print_safely(stdout, reply_text(reply, "model"));
     printf("%s %.12s from ",
         json_is_true(json_object_get(reply, "changed")) ? ": new jobs are scored by" : " has",
         reply_text(reply, "digest"));
     print_safely(stdout, dir);
+    json_array_foreach(json_object_get(reply, "adapters"), k, name)
+    {
+        printf(k == 0 ? ", with the adapters " : ", ");
+        print_safely(stdout, json_string_value(name) ? json_string_value(name) : "");
+    }
     printf("\n");
     if (strcmp(at_start, dir) != 0)
         cli_say("the next start of assayd serves '%s' again, as its options say: change --model",
@@ -120,12 +127,36 @@ static int ask(const struct cli *c, struct client *client)
     return rc;
 }
 
+static int cancel(const struct cli *c, struct client *client)
+{
+    struct err e = {0};
+    json_t *reply = NULL;
+    int rc = 0;
+    client_begin(client, "reload_cancel", 0);
+    if (client_call_patiently(client, 0, &reply, &e) != 0)
+        rc = cli_fail(&e);
+    else if (c->value[CLI_JSON])
+        rc = json_print_line(stdout, reply, &e) != 0 ? cli_fail(&e) : 0;
+    else {
+        print_safely(stdout, reply_text(reply, "model"));
+        printf(": the reload from ");
+        print_safely(stdout, reply_text(reply, "dir"));
+        printf(" is cancelled\n");
+    }
+    json_decref(reply);
+    return rc;
+}
+
 int verb_reload(const struct cli *c)
 {
     struct client *client = NULL;
+    int is_cancel = c->value[CLI_CANCEL] != NULL;
+    if (is_cancel == (c->operand != NULL))
+        return cli_usage("reload: expected [NAME=]DIR, or --cancel without it; found %s",
+            is_cancel ? "both" : "neither");
     int rc = cli_connect(c, &client);
     if (rc == 0)
-        rc = ask(c, client);
+        rc = is_cancel ? cancel(c, client) : ask(c, client);
     client_free(&client);
     return rc;
 }

@@ -25,8 +25,8 @@ static void every_op_has_its_name(void **state)
     (void)state;
     static const char *const names[OP_COUNT] = {"hello", "submit", "status", "results", "score",
         "cancel", "pause", "resume", "retry", "jobs", "info", "purge", "adapters", "adapter_add",
-        "adapter_remove", "reload", "open", "append", "fork", "close", "throughput", "failed",
-        "sample"};
+        "adapter_remove", "reload", "reload_cancel", "open", "append", "fork", "close",
+        "throughput", "failed", "sample"};
     for (int op = 0; op < OP_COUNT; op++)
         assert_string_equal(request_op_name((enum request_op)op), names[op]);
 }
