@@ -58,8 +58,8 @@ static json_int_t count_tokens(const struct ask *ask, const struct row_result *r
 static json_t *usage(const struct ask *ask, const struct row_result *rows)
 {
     json_int_t n = count_tokens(ask, rows);
-    return json_pack(
-        "{s:I, s:I, s:i}", "prompt_tokens", n, "total_tokens", n, "completion_tokens", 0);
+    return json_pack("{s:I, s:I, s:i, s:n, s:n}", "prompt_tokens", n, "total_tokens", n,
+        "completion_tokens", 0, "prompt_tokens_details", "completion_tokens_details");
 }
 
 /* What vLLM's lists have around their data, which is taken over. */
@@ -193,7 +193,8 @@ static json_t *ranked_of(const struct ask *ask, struct ranked r)
     if (json_is_object(document))
         document = json_object_get(document, "text");
     if (document)
-        json_object_set_new(result, "document", json_pack("{s:O}", "text", document));
+        json_object_set_new(
+            result, "document", json_pack("{s:O, s:n}", "text", document, "multi_modal"));
     return result;
 }
 

@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "broker/cli/connect.h"
-#include "broker/cli/reply.h"
 
 int cli_is_batch(const struct cli *c)
 {
@@ -36,8 +35,13 @@ static void take_names(const struct cli *c, const json_t *info, json_t *list)
     }
     if (json_array_size(list) == 0 && c->value[CLI_MODEL])
         json_array_append_new(list, json_string(c->value[CLI_MODEL]));
-    const json_t *first = json_array_get(json_object_get(info, "models"), 0);
-    json_array_append_new(list, json_string(reply_text(first, "name")));
+    json_t *own = json_object_get(json_array_get(json_object_get(info, "models"), 0), "name"),
+           *name;
+    size_t k;
+    int is_there = 0;
+    json_array_foreach(list, k, name) is_there |= json_equal(name, own);
+    if (!is_there)
+        json_array_append(list, own);
 }
 
 int cli_card(const struct cli *c, struct client *client, struct card **card, struct err *e)

@@ -49,7 +49,7 @@ def test_rerank(http, wanted, path):
     order = sorted(range(4), key=lambda k: -wanted[k])
     assert [one["index"] for one in reply["results"]] == order
     assert [float32(one["relevance_score"]) for one in reply["results"]] == [wanted[k] for k in order]
-    assert [one["document"] for one in reply["results"]] == [{"text": DOCUMENTS[k]} for k in order]
+    assert [one["document"] for one in reply["results"]] == [{"text": DOCUMENTS[k], "multi_modal": None} for k in order]
     assert reply["usage"]["total_tokens"] > 0 and reply["id"].startswith("rerank-")
     jina = {"model": VECTOR["model"], "query": QUERY, "documents": [{"text": d} for d in DOCUMENTS], "top_n": 2, "return_documents": False}
     reply = http.ok(path, jina)
