@@ -51,7 +51,7 @@ struct rounding measured(
         low = v < low ? v : low;
         high = v > high ? v : high;
     }
-    float largest = fmaxf(-low, high);
+    float largest = -low > high ? -low : high; /* fmaxf may take -0 */
     if (r.how == ROUND_BY_ROW) {
         r.scale = (high - low) / 255.0f;
         r.zero = r.scale > 0 ? nearest_int(-128.0f - low / r.scale) : 0;
