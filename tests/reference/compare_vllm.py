@@ -345,12 +345,14 @@ Not in these two tables, since `compare_vllm_forms.py` has not been run for them
   with no adapter in its batch, such a row has the base's score.
 - Its build for CPUs with AVX2 alone has no 4-bit product (`cpu_gemm_wna16`, which those for AVX-512
   and AMX have), and so takes no W4A16, GPTQ and AWQ checkpoint. The table is of such a CPU.
-- There int8 products (W8A8) are wrong where weights are large: two products are added in 16 bits
-  and cut off at 32,767, as AVX2's instruction for it does. 64 products of 127 and 127 come to 8,160
-  and not to 1,032,256 (`onednn_scaled_mm` alone, called with int8 matrices and scales of 1; with
-  weights of 64 at most all its sums were exact, with 80 and more they were not). Assay multiplies
+- There int8 products with a scale by token (W8A8, as most such checkpoints have it) are wrong where
+  weights are large: two products are added in 16 bits and cut off at 32,767, as AVX2's instruction
+  for it does. 64 products of 127 and 127 come to 8,160 and not to 1,032,256 (`onednn_scaled_mm`
+  alone, called with int8 matrices and scales of 1; with weights of 64 at most all its sums were
+  exact, with 80 and more they were not). With a scale of the file they are right. Assay multiplies
   the rounded values in float32.
-- FP8 by token is the same rounding in vLLM's float32 as in compressed-tensors and in Assay.
+- FP8 by token, and int8 with a scale of the file, are rounded in vLLM's float32 as in
+  compressed-tensors and in Assay.
 """
 
 
