@@ -24,7 +24,7 @@ LIB_NAMES := libzmq sqlite3 jansson libsodium libxxhash libutf8proc libpcre2-8 z
 MSGPACK   := $(shell $(PKG_CONFIG) --exists msgpack-c 2>/dev/null && echo msgpack-c || echo msgpack)
 override CPPFLAGS += -D_GNU_SOURCE -I. -I$(B)/gen $(shell $(PKG_CONFIG) --cflags $(LIB_NAMES) $(MSGPACK) 2>/dev/null)
 # What builds needs them; what installs them, cleans or only tells does not. The GPU's kit takes fewer.
-WITHOUT_LIBS := deps uninstall demo test check test-long reference evidence format help clean gpu-%
+WITHOUT_LIBS := deps uninstall deb demo test check test-long reference evidence format help clean gpu-%
 ifneq ($(filter-out $(WITHOUT_LIBS),$(or $(MAKECMDGOALS),all)),)
 $(if $(shell $(PKG_CONFIG) --exists --print-errors $(LIB_NAMES) libmicrohttpd $(MSGPACK) && echo there),,\
   $(error libraries are missing: run `make deps` (Debian, Ubuntu), or install what .ci/deps names))

@@ -1,4 +1,4 @@
-# install.mk - make install and uninstall.
+# install.mk - make install, uninstall and deb.
 #
 # PREFIX is /usr/local, or /usr in packages; DESTDIR a folder in front of all, for packages too. Units of systemd and the
 # configuration go where the prefix has them; an assayd.conf that is there stays.
@@ -12,7 +12,7 @@ DOCS  := README.md CHANGELOG.md LICENSE broker/OPERATION.md broker/http/README.m
 CONF  = $(DESTDIR)$(SYSCONFDIR)/assay/assayd.conf
 placed = sed -e 's|@BIN@|$(PREFIX)/bin|g' -e 's|@ETC@|$(SYSCONFDIR)|g'
 
-.PHONY: install uninstall
+.PHONY: install uninstall deb
 install: all man ## programs, man pages, completion, documents and systemd's units into PREFIX (default /usr/local)
 	install -D -m 755 -t $(BIN) $(BINS) $(CUDA_BINS)
 	install -D -m 644 -t $(SHARE)/man/man1 $(B)/man/*.1
@@ -32,3 +32,10 @@ uninstall: ## what install put there, but for an assayd.conf that was changed
 	rm -f $(addprefix $(SHARE)/doc/assay/,$(DOCS)) $(addprefix $(DESTDIR)$(UNITDIR)/,$(notdir $(UNITS)))
 	@if $(placed) broker/assayd.conf | cmp -s - $(CONF); then rm -f $(CONF); fi
 	@find $(SHARE)/doc/assay $(dir $(CONF)) -depth -type d -empty -delete 2>/dev/null || true
+
+deb: ## Debian packages assay and assay-http, in build/deb-packages (needs debhelper)
+	@command -v dh > /dev/null || { echo 'make deb: expected debhelper, found none: apt-get install debhelper' >&2; exit 69; }
+	@rm -rf build/deb build/deb-packages
+	@env -u MAKEFLAGS -u MAKELEVEL -u MFLAGS debian/rules clean
+	@env -u MAKEFLAGS -u MAKELEVEL -u MFLAGS debian/rules binary
+	@cd build/deb-packages && sha256sum *.deb
