@@ -1,7 +1,8 @@
 /* test_unpack.c - panels of packed matrices, from every set of kernels (one that this CPU lacks is
  * skipped, and said so): every element is (stored - zero) * scale in float32, bit for bit, rounded
- * once to bfloat16 in its panels. Scales are those of float16 and of float32, in groups that mix
- * them, and such as no checkpoint should have: zero, negative, tiny, huge, infinite, NaN. */
+ * once to bfloat16 in its panels, also between `begin` and `end`, where tiles flush subnormals.
+ * Scales are those of float16 and of float32, in groups that mix them, and such as no checkpoint
+ * should have: zero, negative, tiny, huge, infinite, NaN. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -87,7 +88,10 @@ static void check_panels(const struct cpu_kernels *s, const struct weight *w, in
         for (int64_t row = 0; row < w->rows; row += s->nr) {
             int nr = (int)(w->rows - row < s->nr ? w->rows - row : s->nr);
             memset(panel, 0xff, sizeof panel);
+            unsigned before = k0 ? kinds[i]->begin() : 0;
             kinds[i]->unpack(panel, w, row, nr, k0, N_COLS - k0, 8);
+            if (k0)
+                kinds[i]->end(before);
             for (int k = 0; k < N_COLS - k0; k++)
                 for (int j = 0; j < nr; j++) {
                     float expected = value_at(w, row + j, k0 + k);

@@ -27,10 +27,10 @@
 #define CHUNK_ROWS 1536
 #define BLOCK_COLUMNS 64
 #define KC 1024
-/* With few rows, packed weights go through the first-level cache: this many words of K at a
- * time. */
+/* With few rows, packed weights go through the first-level cache: NR columns by this many words of
+ * K at a time. */
 #define FEW_PANELS 4
-#define SHORT_WORDS 64
+#define SHORT_WORDS 128
 #define CACHE_LINE 64
 #define WORD_BYTES 4
 
@@ -225,20 +225,47 @@ static void multiply_panel(const struct gemm *g, const struct block *b, struct s
     }
 }
 
+/* A stretch of all panels of rows times the block. */
+static void multiply_stretch(const struct gemm *g, const struct block *b, struct stretch s,
+    const char *packed, struct ahead *a)
+{
+    for (int64_t p = 0; p < b->n_panels; p++)
+        multiply_panel(g, b, s, b->first_panel + p, packed, a);
+}
+
+/* The same for few rows and a whole block of packed weights. */
+static void multiply_short(const struct gemm *g, const struct block *b, char *packed)
+{
+    struct ahead none = {0};
+    int64_t kc = piece_at(g, g->k0);
+    for (int64_t at = 0; at < kc; at += SHORT_WORDS)
+        for (int64_t j = 0; j < b->n; j += g->nr) {
+            struct stretch s = {at, min64(SHORT_WORDS, kc - at)};
+            struct block part = *b;
+            part.column += j;
+            part.n0 += j;
+            part.n = min64(g->nr, b->n - j);
+            pack_block(g, &part, s, packed);
+            multiply_stretch(g, &part, s, packed, &none);
+        }
+}
+
 static void multiply_block(const struct gemm *g, int64_t task, int thread)
 {
     struct block b = find_block(g, task);
     char *packed =
         scratch_take(&g->d->per_thread[thread], (size_t)(BLOCK_COLUMNS * g->kc * WORD_BYTES));
     struct ahead a = look_ahead(g, task);
-    int64_t kc = piece_at(g, g->k0),
-            step = b.w->dtype == DTYPE_PACKED && b.n_panels <= FEW_PANELS ? SHORT_WORDS : kc;
-    for (int64_t at = 0; at < kc; at += step) {
-        struct stretch s = {at, min64(step, kc - at)};
-        pack_block(g, &b, s, packed);
-        for (int64_t p = 0; p < b.n_panels; p++)
-            multiply_panel(g, &b, s, b.first_panel + p, packed, &a);
-    }
+    struct stretch whole = {0, piece_at(g, g->k0)};
+    int few = b.w->dtype == DTYPE_PACKED && b.n_panels <= FEW_PANELS;
+    if (!few)
+        pack_block(g, &b, whole, packed);
+    unsigned before = g->kernels->begin();
+    if (few)
+        multiply_short(g, &b, packed);
+    else
+        multiply_stretch(g, &b, whole, packed, &a);
+    g->kernels->end(before);
 }
 
 static void pack_first(void *arg, int64_t task, int thread)

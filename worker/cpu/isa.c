@@ -70,6 +70,7 @@ static void multiply(const struct trial_product *t, int k0, int n)
             t->p->pack_rows(a, &t->x[row][k0], DEPTH, NULL, mr, n);
             t->p->pack_weight(b, (const char *)t->w + (column * DEPTH + k0) * dtype_bytes(t->dtype),
                 t->dtype, DEPTH, nr, n);
+            unsigned before = t->p->begin();
             t->p->tile(&(struct product){.a = a,
                 .a_step = t->s->mr,
                 .b = b,
@@ -80,6 +81,7 @@ static void multiply(const struct trial_product *t, int k0, int n)
                 .nr = nr,
                 .first = k0 == 0,
                 .bias = bias ? bias + column : NULL});
+            t->p->end(before);
         }
 }
 

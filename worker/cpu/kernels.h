@@ -56,6 +56,10 @@ struct product {
 struct panel_kernels {
     int64_t per_word, multiple; /* elements; K is filled up with zeros to such a number of them */
     void (*tile)(const struct product *p);
+    /* Tiles are computed between the two, which wait for all arithmetic before them; `end` gets
+     * what `begin` returned. Of the rest, `unpack` alone may be called between them too. */
+    unsigned (*begin)(void);
+    void (*end)(unsigned before);
     /* Word k*MR+i of a gets the elements of x[i*stride] from k*per_word on, for i < mr and n_k
      * elements. Words beyond mr repeat some row; n_k is filled up with 0 to the multiple. In
      * int8 an element is round(x / scale[i]), or 0 if scale is NaN; the other kinds ignore scale.
