@@ -96,7 +96,7 @@ static const struct cli_verb verbs[] = {
         "  assay score rows.jsonl -o scores.jsonl --model ./my-reward-model\n"
         "  assay score rows.jsonl.gz -o scores.jsonl --data /var/lib/assay\n"
         "  cat rows.jsonl | assay score - -o scores.jsonl.gz --model ./my-reward-model\n"
-        "  assay score --format openai-batch requests.jsonl answers.jsonl --model ./my-model\n",
+        "  assay score --format openai-batch requests.jsonl answers.jsonl --model DIR\n",
         CLI_OUTPUT_TOO, score_options, verb_score},
     {"submit", "[INPUT.jsonl|-]", "Submit a JSONL file to a running broker as a job, and return.",
         INPUT_LINES,
