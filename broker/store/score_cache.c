@@ -312,8 +312,8 @@ static int has_room(struct score_cache *c)
     int no_room = statvfs(c->dir, &v) == 0 && v.f_blocks > 0 &&
                   (uint64_t)v.f_bavail * v.f_frsize < c->min_free_bytes;
     if (no_room != c->no_room)
-        log_warn("event=score_cache_%s",
-            no_room ? "disk_full action=\"nothing more is added\"" : "disk_has_room");
+        log_warn("event=score_cache_%s action=\"%s\"", no_room ? "disk_full" : "disk_has_room",
+            no_room ? "nothing more is added" : "scores are added again");
     c->no_room = no_room;
     return !no_room;
 }
