@@ -532,14 +532,14 @@ def test_what_could_not_be_told_is_no_success(served, full, command):
 @pytest.mark.parametrize("home", [None, "", "here"])
 @pytest.mark.parametrize("command", [("status",), ("jobs",), ("scrub",), ("verify", "k"), ("submit", "in.jsonl", "--key", "k"), ("score", "in.jsonl")])
 def test_no_home_is_named(directory, rows, home, command):
-    env = {key: value for key, value in os.environ.items() if key not in ("HOME", "XDG_STATE_HOME")}
+    env = {key: value for key, value in os.environ.items() if key not in ("HOME", "XDG_STATE_HOME", "ASSAY_DATA")}
     done = run(*command, env=env if home is None else {**env, "HOME": home}, cwd=directory)
-    assert done.returncode == 64 and done.stderr == "assay: data directory: expected --data, or XDG_STATE_HOME or HOME with an absolute path\n"
+    assert done.returncode == 64 and done.stderr == "assay: data directory: expected --data, ASSAY_DATA, or XDG_STATE_HOME or HOME with an absolute path\n"
     assert os.listdir(directory) == ["in.jsonl"]
 
 
 def test_a_home_or_state_home_is_enough(directory):
-    env = {key: value for key, value in os.environ.items() if key not in ("HOME", "XDG_STATE_HOME")}
+    env = {key: value for key, value in os.environ.items() if key not in ("HOME", "XDG_STATE_HOME", "ASSAY_DATA")}
     for more, place in (({"HOME": "", "XDG_STATE_HOME": "/x"}, "/x/assay"), ({"HOME": "/x", "XDG_STATE_HOME": "x"}, "/x/.local/state/assay")):
         done = run("scrub", env={**env, **more}, cwd=directory)
         assert done.returncode == 66 and f"{place}/assay.db" in done.stderr
