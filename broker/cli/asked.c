@@ -12,6 +12,10 @@
 #include "schema/msg_json.h"
 
 #define ID_BYTES 64
+/* What is counted of a row and of each of its values, beside the documents' text: their part of the
+ * answer, in JSON, is some times as much. */
+#define ROW_BYTES 256
+#define VALUE_BYTES 16
 
 struct asked {
     struct card *card;
@@ -21,6 +25,7 @@ struct asked {
     struct ask ask;
     struct row_result *results; /* [ask.rows.n] */
     uint32_t n_left;            /* that are not there */
+    size_t bytes;               /* asked_bytes */
 };
 
 static void make_id(char id[ID_BYTES], const char *prefix)
@@ -97,9 +102,20 @@ struct slice asked_rows(const struct asked *a)
     return (struct slice){(const uint8_t *)w->buffer.data, w->buffer.size};
 }
 
-void asked_is_sent(struct asked *a)
+void asked_is_sent(struct asked *a, size_t line_bytes)
 {
     rows_drop_bytes(&a->ask.rows);
+    a->bytes = (size_t)a->ask.rows.n * ROW_BYTES + (a->ask.documents ? line_bytes : 0);
+}
+
+size_t asked_bytes(const struct asked *a)
+{
+    return a->bytes;
+}
+
+static size_t values_bytes(const struct row_result *result)
+{
+    return (size_t)result->n * result->width * VALUE_BYTES;
 }
 
 int asked_take(struct asked *a, uint32_t k, const json_t *row, struct err *e)
@@ -109,6 +125,7 @@ int asked_take(struct asked *a, uint32_t k, const json_t *row, struct err *e)
     if (rc != 0)
         return rc;
     a->n_left -= result->i < 0;
+    a->bytes += values_bytes(&found) - values_bytes(result);
     row_result_release(result);
     *result = found;
     return a->n_left == 0;

@@ -25,7 +25,11 @@ const char *asked_custom_id(const struct asked *asked); /* NULL: not known */
 uint32_t asked_n_rows(const struct asked *asked);
 /* The rows, one behind the other, until asked_is_sent. */
 struct slice asked_rows(const struct asked *asked);
-void asked_is_sent(struct asked *asked);
+/* Drops them. line_bytes: the line's length in the file. */
+void asked_is_sent(struct asked *asked, size_t line_bytes);
+/* About how many bytes, as text, it keeps until it is freed: rows, values, and the documents that are
+ * given back. Known once it is sent; grows as results come. */
+size_t asked_bytes(const struct asked *asked);
 
 /* Takes the broker's result of the k-th row (borrowed). Returns 1 once all are there, 0 before, or a
  * code. */

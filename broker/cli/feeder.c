@@ -257,6 +257,11 @@ static int send_chunk(struct feeder *f, struct err *e)
     return 0;
 }
 
+int feeder_has_begun(const struct feeder *f)
+{
+    return f->n > 0 || f->is_full;
+}
+
 int feeder_step(struct feeder *f, struct err *e)
 {
     if (!f->is_full) {

@@ -52,6 +52,9 @@ struct feeder {
 
 void feeder_init(struct feeder *f, struct client *client, struct lines *lines, const char *key);
 void feeder_release(struct feeder *f);
+/* Has it read lines for a chunk that the broker has not taken? Then feeder_step is to be called until
+ * it has: nothing else brings the results that those lines wait for. */
+int feeder_has_begun(const struct feeder *f);
 #define FEEDER_BUSY 1
 /* Reads and submits one chunk, sealing the job at the end of the input. After many bad lines it may
  * only read. FEEDER_BUSY, with the reason in *e (waiting.h), when the broker cannot take the chunk

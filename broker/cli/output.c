@@ -19,9 +19,16 @@ int output_open(struct output *o, const struct cli *c, struct err *e)
     return target_open(&o->target, c->value[CLI_OUTPUT], c->operand, c, e);
 }
 
+/* bytes: what the entry keeps from now on. */
+static void weigh(struct output *o, struct output_entry *entry, size_t bytes)
+{
+    o->kept_bytes = o->kept_bytes - entry->bytes + bytes;
+    entry->bytes = bytes;
+}
+
 static void clear_entry(struct output *o, struct output_entry *entry)
 {
-    o->kept_bytes -= entry->bytes;
+    weigh(o, entry, 0);
     json_decref(entry->id);
     json_decref(entry->object);
     json_decref(entry->result);
@@ -91,16 +98,16 @@ void output_expect(struct output *o, struct line *line, int64_t i)
     else
         o->next_i = i + line->n_rows;
     if (line->asked && i >= 0) {
-        asked_is_sent(line->asked);
+        asked_is_sent(line->asked, line->bytes);
         entry->asked = line->asked;
+        weigh(o, entry, asked_bytes(entry->asked));
         line->asked = NULL;
     }
     entry->id = line->id;
     line->id = NULL;
     if (o->keep_input) {
         entry->object = line->object;
-        entry->bytes = line->bytes;
-        o->kept_bytes += line->bytes;
+        weigh(o, entry, line->bytes);
         line->object = NULL;
     }
 }
@@ -164,6 +171,8 @@ int output_result(struct output *o, int64_t i, json_t *row, struct err *e)
         return err_set(e, ASSAY_EINTERNAL,
             "the broker gave a result for row %lld, which is not waited for", (long long)i);
     int rc = entry->asked ? asked_take(entry->asked, (uint32_t)(i - entry->i), row, e) : 1;
+    if (entry->asked)
+        weigh(o, entry, asked_bytes(entry->asked));
     if (rc != 1)
         return rc;
     json_decref(entry->result);

@@ -2,7 +2,7 @@
  * input.
  *
  * target.h says how a file is written. A line stays in memory from when it is read until it is
- * written; output_is_full bounds how many do, and how large their objects are. */
+ * written; output_is_full bounds how many do, and how large their objects and requests are. */
 #ifndef ASSAY_OUTPUT_H
 #define ASSAY_OUTPUT_H
 
@@ -13,7 +13,7 @@
 
 struct output_entry {
     json_t *id, *object; /* owned; object only with keep_input */
-    size_t bytes;        /* of the object's text */
+    size_t bytes;        /* of the object's text, or of what the request keeps */
     json_t *result;      /* the output line, once known; owned */
     int64_t i;           /* of its first row; for a bad line, that of the next row */
     uint32_t n;          /* rows; 0: a bad line */
@@ -26,7 +26,7 @@ struct output {
     int keep_input, by_completion;
     struct output_entry *entries; /* entries [head, end) are waiting */
     size_t head, end, room;
-    size_t kept_bytes; /* of the entries' objects, as text */
+    size_t kept_bytes; /* of all entries */
     int64_t next_i;
     int64_t n_written, n_failed;
     char first_failure[ERR_FIELD_BYTES + ERR_MESSAGE_BYTES + 40]; /* with the id */

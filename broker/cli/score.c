@@ -333,7 +333,7 @@ static int begin_anew(struct score *s, struct err *e)
 
 static int step(struct score *s, int *ended, struct err *e)
 {
-    int room = !output_is_full(&s->output);
+    int room = !output_is_full(&s->output) || feeder_has_begun(&s->feeder);
     int rc = watch(s, e); /* the client calls it only while it waits for a reply */
     rc = rc < 0 ? rc : 0;
     if (rc == 0 && !s->feeder.sealed && room)

@@ -289,6 +289,20 @@ def test_a_full_queue_is_told_and_can_be_left(directory, rows, verb, how):
     assert not (directory / "o/out").exists()
 
 
+def test_a_chunk_that_fills_memory_is_sent_again(directory):
+    """Its lines are all that may be read ahead, so nothing more is read; it is still sent until the broker takes it."""
+    (directory / "in.jsonl").write_text("".join(json.dumps({"text": f"{k}", "more": "x" * 150000}) + "\n" for k in range(300)))
+    (directory / "o").mkdir()
+    full = {**FULL, "err": {**FULL["err"], "retry_after_ms": 10}}
+    with SilentBroker(directory, hello=HELLO, submit=full, results=NOTHING, status=UNKNOWN) as broker:
+        process = start("score", directory / "in.jsonl", "-o", directory / "o/out", "--keep-input", "--data", directory)
+        try:
+            wait_until(lambda: broker.heard.count("submit") > 3)
+        finally:
+            process.kill()
+            process.communicate()
+
+
 def test_a_queue_that_has_room_again(directory, rows):
     """The same chunk is sent again, once there is room; the whole job arrives."""
     with SilentBroker(directory, submit={**FULL, "err": {**FULL["err"], "retry_after_ms": 10}}) as broker:
