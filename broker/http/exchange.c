@@ -15,6 +15,7 @@
 #include "broker/ask/faults.h"
 #include "broker/http/assets.h"
 #include "broker/http/headers.h"
+#include "broker/http/host.h"
 #include "broker/http/pages.h"
 #include "broker/http/routes.h"
 #include "broker/http/stored.h"
@@ -138,6 +139,14 @@ static int check_key(const struct exchange *x, const struct head *head, struct e
     return 401;
 }
 
+/* Without keys, which are for other addresses than loopback too, whoever connects is let in. */
+static int check_host(const struct exchange *x, const struct head *head, struct err *e)
+{
+    if (x->server->keys || host_check(head->host, x->server->options->listen, e) == 0)
+        return 0;
+    return 403;
+}
+
 static int check_right(const struct exchange *x, struct err *e)
 {
     if (x->route->kind != ROUTE_CHANGE || x->may_change)
@@ -174,6 +183,8 @@ static int check_head(
     const struct exchange *x, const struct head *head, const char *method, struct err *e)
 {
     int status = head_check(head, e);
+    if (status == 0)
+        status = check_host(x, head, e);
     if (status == 0)
         status = check_key(x, head, e);
     if (status == 0 && !x->route) {

@@ -22,7 +22,7 @@ static enum MHD_Result take(void *arg, enum MHD_ValueKind kind, const char *key,
     else if (strcasecmp(key, "Transfer-Encoding") == 0)
         h->coding = value, h->n_codings++;
     else if (strcasecmp(key, "Host") == 0)
-        h->n_hosts++;
+        h->host = value, h->n_hosts++;
     else if (strcasecmp(key, "Content-Type") == 0)
         h->type = value, h->n_types++;
     else if (strcasecmp(key, "Content-Encoding") == 0)

@@ -9,7 +9,7 @@
 #include "schema/err.h"
 
 struct head {
-    const char *length, *coding, *type, *content_coding, *authorization, *request_id;
+    const char *host, *length, *coding, *type, *content_coding, *authorization, *request_id;
     int n_lengths, n_codings, n_hosts, n_types, n_authorizations;
     int has_nul; /* a value with a NUL in it */
 };

@@ -3,7 +3,8 @@
  * assay-http (main.c) is a process of its own, in front of a broker, for programs that speak HTTP:
  *
  *     listen.c      sockets and connections, by libmicrohttpd; peers.c: those that leave or dawdle
- *     headers.c     what a request's head may say; keys.c: who may ask
+ *     headers.c     what a request's head may say; keys.c: who may ask;
+ *                   host.c: under which name, without keys
  *     routes.c      the endpoints; broker/ask/ has requests to score, and their replies
  *     exchange.c    one request, from its head to its reply
  *     link.c        the thread that has the socket to the broker; jobs.c: what it has sent;

@@ -293,7 +293,7 @@ def test_forms_as_clients_write_them(http):
         status, _, text = http.ask("POST", "/v1/files", where(b"x" * 100000 + b"\r\n"), headers)
         assert status == 400 and "in front of the first part" in text, text
     with socket.create_connection((http.host, http.port), timeout=30 * PATIENCE) as s:
-        s.sendall(f"POST /v1/files HTTP/1.1\r\nHost: a\r\nContent-Type: {headers['Content-Type']}\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        s.sendall(f"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: {headers['Content-Type']}\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
         sent = 0
         with pytest.raises(OSError):
             while sent < 200 << 20:
@@ -310,7 +310,7 @@ def test_an_upload_in_two_pieces(http):
     for cut in range(start - 6, start + 7):
         with socket.create_connection(("127.0.0.1", http.port)) as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.sendall(b"POST /v1/files HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%sContent-Length: %d\r\n\r\n%s" % (head, len(body), body[:cut]))
+            connection.sendall(b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%sContent-Length: %d\r\n\r\n%s" % (head, len(body), body[:cut]))
             time.sleep(0.05)
             connection.sendall(body[cut:])
             reply = b"".join(iter(lambda: connection.recv(65536), b""))
@@ -349,7 +349,7 @@ def test_a_huge_upload(directory, broker):
         connection.close()
         http.upload(b"x" * 100000)
         with socket.create_connection((http.host, http.port)) as s:
-            s.sendall(b"POST /v1/files HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=b\r\nTransfer-Encoding: chunked\r\n\r\n")
+            s.sendall(b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\nTransfer-Encoding: chunked\r\n\r\n")
             s.sendall(b'80\r\n--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n')
         wait_until(lambda: not list(http.folder.glob("temporary-*")))
         assert len(list(http.folder.glob("file-*"))) == 2
@@ -358,7 +358,7 @@ def test_a_huge_upload(directory, broker):
 def test_a_client_that_leaves_its_upload(http):
     body, headers = form(b"x" * 500000)
     with socket.create_connection((http.host, http.port)) as s:
-        s.sendall(f"POST /v1/files HTTP/1.1\r\nHost: a\r\nContent-Type: {headers['Content-Type']}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body[:300000])
+        s.sendall(f"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: {headers['Content-Type']}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body[:300000])
         wait_until(lambda: list(http.folder.glob("temporary-*")))
     wait_until(lambda: [path.name for path in http.folder.iterdir()] == ["lock"])
 

@@ -274,6 +274,29 @@ def test_keys(directory):
         assert TOKEN not in http.words()
 
 
+def test_other_names_without_keys(directory):
+    """A page of another name, which leads to this machine, reads nothing: no path, no method. With keys any name will do."""
+    keys = directory / "keys"
+    keys.write_text(f"trainer {TOKEN}\n")
+    keys.chmod(0o600)
+    gets = ["/", "/page.js", "/health", "/ready", "/metrics", "/version", "/v1/models", "/v1/files", "/v1/batches", "/api/overview.json", "/api/jobs.json",
+            "/api/jobs/1/scores.json", "/nowhere"]
+    posts = ["/classify", "/v1/batches", "/v1/files", "/api/jobs/1/cancel"]
+    with Broker(directory / "d", model=MODEL) as broker:
+        with Http(directory, broker, ["--files", directory / "files"]) as http:
+            for method, path in [("GET", path) for path in gets] + [("POST", path) for path in posts]:
+                code, _, text = http.ask(method, path, '{"input": "a"}' if method == "POST" else None, {**JSON, "Host": "evil.example:8000"})
+                error = json.loads(text)["error"]
+                assert code == error["code"] == 403 and error["param"] == "Host", (path, text)
+                assert "found 'evil.example:8000'" in error["message"] and "--api-keys" in error["message"]
+            assert http.ask("HEAD", "/health", None, {"Host": "evil.example"})[0] == 403
+            for name in ("127.0.0.1", f"localhost:{http.port}", "a.localhost", "[::1]:1", "10.0.0.1"):
+                assert http.get("/api/jobs.json", Host=name)[0] == 200, name
+            assert b" 200 " in http.raw(b"GET /health HTTP/1.0\r\n\r\n")[:20]
+        with Http(directory, broker, ["--api-keys", keys]) as http:
+            assert http.get("/v1/models", Host="scores.example", Authorization=f"Bearer {TOKEN}")[0] == 200
+
+
 def fails(directory, *options):
     """An assay-http that does not start: its exit code and words."""
     done = subprocess.run([BIN / "assay-http", "--data", directory, *map(str, options)], capture_output=True, text=True, timeout=20 * PATIENCE)
@@ -328,7 +351,7 @@ def test_tls(directory):
 
         def ask():
             with socket.create_connection((http.host, http.port), timeout=20 * PATIENCE) as plain, context.wrap_socket(plain) as s:
-                s.sendall(b"POST /classify HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nConnection: close\r\n"
+                s.sendall(b"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
                           b"Content-Length: 14\r\n\r\n{\"input\": \"a\"}")
                 reply = b""
                 while more := s.recv(65536):
@@ -336,7 +359,7 @@ def test_tls(directory):
                 return reply
 
         assert wait_until(lambda: b" 200 " in ask()[:16])
-        assert b"200" not in http.raw(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n", timeout=3)
+        assert b"200" not in http.raw(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", timeout=3)
         http.stop()
     assert "not start" in fails(directory, "--listen", "127.0.0.1:0", "--tls-cert", key, "--tls-key", key)[1]
 

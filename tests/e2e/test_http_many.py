@@ -18,7 +18,7 @@ IS_SANITIZED = "asan" in str(BIN)
 
 def request_of(path, body=None):
     text = json.dumps(body) if body else ""
-    return (f"{'POST' if body else 'GET'} {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n"
+    return (f"{'POST' if body else 'GET'} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n"
             + text).encode()
 
 
