@@ -314,6 +314,11 @@ int quantization_choose(struct quantization *q, const char *option, struct err *
             "--activations: expected auto, as-stored or weights-only, found '%.40s'", option);
     if (!q->has_inputs)
         return 0;
+    if (is_stored && q->dequantizing_field)
+        return err_set(e, ASSAY_EUNSUPPORTED,
+            "config.json: quantization_config.%s says that activations are left as they are: "
+            "expected --activations weights-only, found as-stored",
+            q->dequantizing_field);
     if (is_stored && q->of_config.how == ROUND_NOT)
         return err_set(e, ASSAY_EUNSUPPORTED,
             "config.json: quantization_config (%s): activations that are quantized so are not "
@@ -341,6 +346,26 @@ static const struct method {
 } methods[] = {{"compressed-tensors", quantization_read_compressed}, {"gptq", read_gptq},
     {"awq", read_awq}, {"fp8", read_fp8}};
 
+/* Fields by which transformers computes with the weights' values, and leaves inputs as they are. */
+static const char *dequantizing_field(const struct json_file *f)
+{
+    const json_t *dequantize = json_object_get(f->object, "dequantize"),
+                 *packed = json_object_get(f->object, "run_compressed");
+    if (dequantize && !json_is_false(dequantize) && !json_is_null(dequantize))
+        return "dequantize";
+    return packed && !json_is_true(packed) && !json_is_null(packed) ? "run_compressed" : NULL;
+}
+
+static int read_by(struct model_config *c,
+    int (*read)(struct model_config *c, const struct json_file *f, struct err *e),
+    const struct json_file *f, struct err *e)
+{
+    int rc = read(c, f, e);
+    if (rc == 0)
+        c->quantization.dequantizing_field = dequantizing_field(f);
+    return rc;
+}
+
 int model_config_read_quantization(struct model_config *c, const struct json_file *f, struct err *e)
 {
     struct json_file inner;
@@ -353,7 +378,7 @@ int model_config_read_quantization(struct model_config *c, const struct json_fil
         return ASSAY_EFORMAT;
     for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++)
         if (strcmp(method, methods[i].name) == 0)
-            return methods[i].read(c, &inner, e);
+            return read_by(c, methods[i].read, &inner, e);
     return err_set(e, ASSAY_EUNSUPPORTED,
         "%s: quantization_config.quant_method: '%.40s' is not built; expected compressed-tensors, "
         "gptq, awq or fp8, or a checkpoint of float32, float16 or bfloat16: take the one that it "

@@ -37,11 +37,12 @@ struct quantization {
     const char *scale_name; /* FORMAT_PLAIN: the tensor's, after the matrix's */
     /* Tensors of the inputs' quantization, a number each; NULL: there are none */
     const char *input_scale_name, *input_zero_name;
-    int has_inputs;            /* the config says that they are quantized */
-    struct rounding of_config; /* how, without scale and zero; ROUND_NOT: that is not built */
-    struct rounding inputs;    /* of_config, where that was chosen */
-    const char *chosen;        /* what --activations decided, where it had to */
-    int zero_offset;           /* is added to each stored zero point: 1 in GPTQ's first format */
+    int has_inputs;                 /* the config says that they are quantized */
+    const char *dequantizing_field; /* by which they are not, all the same; NULL: there is none */
+    struct rounding of_config;      /* how, without scale and zero; ROUND_NOT: that is not built */
+    struct rounding inputs;         /* of_config, where that was chosen */
+    const char *chosen;             /* what --activations decided, where it had to */
+    int zero_offset; /* is added to each stored zero point: 1 in GPTQ's first format */
     /* F8: the device multiplies the stored numbers by inputs that it rounded (`inputs`); F32: it
      * multiplies values. Set by model_choose_type. */
     enum dtype products;

@@ -144,6 +144,15 @@ static int read_weights(
     return rc == 0 ? read_block(q, f, strategy, e) : rc;
 }
 
+/* A zero point of each row is an integer from -128 to 127, as it is without the field. */
+static int is_zero_built(const struct json_file *f, const struct rounding *r)
+{
+    const json_t *v = json_object_get(f->object, "zp_dtype");
+    const char *type = json_is_string(v) ? json_string_value(v) : "";
+    return r->how != ROUND_BY_ROW || !v || json_is_null(v) || strcmp(type, "torch.int8") == 0 ||
+           strcmp(type, "torch.int32") == 0;
+}
+
 /* Whether rounding by these is built: to 8 bits; where dynamic by token, or FP8 in groups. */
 static int is_rounding_built(const struct json_file *f, const struct rounding *r, int symmetric)
 {
@@ -152,7 +161,7 @@ static int is_rounding_built(const struct json_file *f, const struct rounding *r
     return strategy && strcmp(strategy, expected) == 0 &&
            (r->group == 0 || (r->how == ROUND_BY_MAGNITUDE && r->numbers == PACKED_E4M3)) &&
            json_integer_value(json_object_get(f->object, "num_bits")) == 8 &&
-           (symmetric || r->numbers != PACKED_E4M3) &&
+           (symmetric || r->numbers != PACKED_E4M3) && is_zero_built(f, r) &&
            !json_is_string(json_object_get(f->object, "scale_dtype"));
 }
 

@@ -75,6 +75,41 @@ def test_which_roundings_of_activations_are_built(name, options, words):
     assert code == (78 if words else 0) and all(word in said for word in words or []), said
 
 
+def with_input_fields(directory, name, **fields):
+    """A copy of which the activations' settings, or with TOP those of the whole, have these fields too."""
+    model = copied(directory, name)
+    config = json.loads((model / "config.json").read_text())
+    quantization = config["quantization_config"]
+    quantization.update(fields.pop("top", {}))
+    for group in quantization.get("config_groups", {}).values():
+        group["input_activations"].update(fields)
+    (model / "config.json").write_text(json.dumps(config))
+    return model
+
+
+@pytest.mark.parametrize("zero, is_built", [(None, True), ("torch.int8", True), ("torch.int32", True), ("torch.uint8", False), ("torch.float32", False),
+                                            ("torch.float16", False), ("torch.bfloat16", False), ("int4", False), (8, False)])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_the_type_of_rounding_zero_points(directory, zero, is_built, symmetric):
+    """compressed-tensors rounds them to it, and cuts at its ends."""
+    model = with_input_fields(directory, "int-int8-dynamic", symmetric=symmetric, zp_dtype=zero)
+    code, said = describe(model, "--activations", "as-stored")
+    assert (code == 0) == (is_built or symmetric) and (code == 0 or "are not built" in said), said
+
+
+@pytest.mark.parametrize("name", ["float-fp8-dynamic", "int-int8-static", "fp8-blocks", "fp8-static"])
+@pytest.mark.parametrize("top, is_taken", [({"dequantize": True}, False), ({"dequantize": False}, True), ({"run_compressed": False}, False),
+                                           ({"run_compressed": True}, True)])
+def test_a_config_that_leaves_activations_as_they_are(directory, name, top, is_taken):
+    """transformers rounds none then, so --activations as-stored has two meanings."""
+    if name.startswith("fp8") and "run_compressed" in top:
+        pytest.skip("compressed-tensors' own field")
+    model = with_input_fields(directory, name, top=top)
+    code, said = describe(model, "--activations", "as-stored")
+    assert (code == 0) == is_taken and (is_taken or f"quantization_config.{next(iter(top))} says" in said), said
+    assert describe(model, "--activations", "weights-only")[0] == 0
+
+
 @pytest.mark.parametrize("scale", [b"\0\0\0\0", b"\0\0\xc0\x7f", b"\0\0\x80\xbf"])
 def test_a_scale_of_inputs_that_is_none(directory, scale):
     model = copied(directory, "float-fp8-static")
