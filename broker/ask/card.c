@@ -127,6 +127,12 @@ int card_is_alike(const struct card_model *a, const struct card_model *b)
     return a == b || (strcmp(a->mode, b->mode) == 0 && strcmp(a->digest, b->digest) == 0);
 }
 
+int card_is_same(const struct card_model *a, const struct card_model *b)
+{
+    json_t *x = json_object_get(a->json, "adapters"), *y = json_object_get(b->json, "adapters");
+    return card_is_alike(a, b) && (x == y || json_equal(x, y));
+}
+
 int card_is_ready(const struct card *card)
 {
     int n = 0;

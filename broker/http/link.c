@@ -27,11 +27,9 @@ static void wake(struct link *l)
     (void)n; /* full: it is awake already */
 }
 
-static void take_ticket(struct link *l, struct ticket *t)
+void link_take_new(struct link *l, struct ticket *t)
 {
     t->next = NULL;
-    if (link_come_back(l, t))
-        return;
     if (t->rows->n >= COALESCE_LARGE_ROWS)
         link_start_job(l, t);
     else
@@ -50,7 +48,8 @@ static void take_inbox(struct link *l)
     pthread_mutex_unlock(&l->lock);
     while (t) {
         struct ticket *next = t->next;
-        take_ticket(l, t);
+        if (!link_come_back(l, t))
+            link_take_new(l, t);
         t = next;
     }
 }
@@ -64,7 +63,7 @@ static void send_due(struct link *l)
 
 /* ---- time ---- */
 
-static int is_over(const struct link *l, struct ticket *t, long long now_us)
+int link_is_over(const struct link *l, struct ticket *t, long long now_us)
 {
     if (atomic_load(&t->is_gone))
         err_set(&t->error, ASSAY_EGONE, "the client has left");
@@ -81,7 +80,7 @@ static void drop_waiting(struct link *l, struct lane *lane, long long now_us)
 {
     for (struct ticket *t = lane->waiting.first, *next; t; t = next) {
         next = t->next;
-        if (is_over(l, t, now_us)) {
+        if (link_is_over(l, t, now_us)) {
             coalesce_remove(&lane->waiting, t);
             link_finish(t, NULL);
         }
@@ -93,7 +92,7 @@ static int drop_sent(struct link *l, struct job *job, long long now_us)
 {
     for (uint32_t k = 0; k < job->n_rows; k++) {
         struct ticket *t = job->rows[k].ticket;
-        if (t && is_over(l, t, now_us)) {
+        if (t && link_is_over(l, t, now_us)) {
             link_leave_job(l, job, t);
             link_finish(t, NULL);
         }
@@ -181,6 +180,7 @@ static void end_all(struct link *l)
         link_send(l, "cancel", ID_NONE, l->jobs->key);
         link_fail_job(l, l->jobs, &e);
     }
+    link_end_left(l, &e);
 }
 
 static void *run(void *arg)
@@ -221,7 +221,6 @@ static void close_all(struct link *l)
         zmq_ctx_term(l->zmq);
     if (l->wake_fd >= 0)
         close(l->wake_fd);
-    link_free_left(l);
     card_release(&l->card);
     for (struct lane *lane = l->lanes, *next; lane; lane = next) {
         next = lane->next;

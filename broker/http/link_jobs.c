@@ -15,7 +15,7 @@ static int send_bytes(struct link *l, const struct msg_writer *w)
 }
 
 /* An operation with at most one field, `job`, whose answer is not waited for. */
-void link_send(struct link *l, const char *op, int id, const char *key)
+void link_send(struct link *l, const char *op, int64_t id, const char *key)
 {
     struct msg_writer w;
     msg_writer_init(&w);

@@ -5,6 +5,10 @@
  * same checkpoint and mode, takes the stand-in's place, or its results where they are there already.
  * Nobody may come: then the rows are cancelled as those of any other that is over.
  *
+ * Results are given only once the broker has said, after the request came, that it still has the
+ * checkpoint, mode and adapters which they are of. Rows under way need no such question: their reply
+ * says what they are of.
+ *
  * LIMITS: one that comes before the first connection is known to be closed is computed by itself. */
 #include "broker/http/link_private.h"
 
@@ -17,6 +21,7 @@
 
 #define LEFT_US 10000000
 #define LEFT_MOST 1000
+#define ANSWER_US 1000000      /* a broker that takes longer is not waited for */
 #define LEFT_BYTES (64u << 20) /* of results */
 #define HASH_BYTES 32
 
@@ -29,6 +34,9 @@ struct left {
     unsigned char hash[HASH_BYTES]; /* of the model's name and the rows */
     size_t n_bytes;                 /* of the results, once they are there */
     int is_done;
+    struct ticket *waiter; /* came for the results: the broker's answer is waited for */
+    int64_t asked_id;
+    long long asked_us;
 };
 
 static void hash_of(unsigned char hash[HASH_BYTES], const struct ticket *t)
@@ -111,7 +119,7 @@ static struct left *find(struct link *l, const struct ticket *t)
     if (left)
         hash_of(hash, t);
     while (left && !(memcmp(left->hash, hash, HASH_BYTES) == 0 && left->rows.n == t->rows->n &&
-                       card_is_alike(left->ticket.model, t->model)))
+                       !left->waiter && card_is_alike(left->ticket.model, t->model)))
         left = left->next;
     return left;
 }
@@ -122,26 +130,77 @@ int link_come_back(struct link *l, struct ticket *t)
     if (!left)
         return 0;
     if (left->is_done) {
-        t->results = left->ticket.results;
-        left->ticket.results = NULL;
-        memcpy(t->job, left->ticket.job, sizeof t->job);
+        left->waiter = t;
+        left->asked_us = now_mono_us();
+        left->asked_id = l->next_id++;
+        link_send(l, "info", left->asked_id, NULL);
     } else {
         job_swap(left->ticket.in, &left->ticket, t);
+        t->sent_us = now_mono_us(); /* it waited for nothing */
+        forget(l, left);
     }
-    int is_done = left->is_done;
-    t->sent_us = now_mono_us(); /* it waited for nothing */
-    forget(l, left);
-    if (is_done)
-        link_finish(t, NULL);
     return 1;
+}
+
+int link_is_asked(const struct link *l, int64_t id)
+{
+    const struct left *left = l->left;
+    while (left && !(left->waiter && left->asked_id == id))
+        left = left->next;
+    return left != NULL;
+}
+
+static void give(struct link *l, struct left *left)
+{
+    struct ticket *t = left->waiter;
+    t->results = left->ticket.results;
+    left->ticket.results = NULL;
+    memcpy(t->job, left->ticket.job, sizeof t->job);
+    t->sent_us = left->asked_us;
+    forget(l, left);
+    link_finish(t, NULL);
+}
+
+/* Its rows are computed, as if nobody had left. */
+static void forgo(struct link *l, struct left *left)
+{
+    struct ticket *t = left->waiter;
+    forget(l, left);
+    if (t)
+        link_take_new(l, t);
+}
+
+static int still_holds(const struct link *l, const struct left *left)
+{
+    const struct card_model *now = card_model_named(l->card, left->ticket.model->name);
+    return now && card_is_same(left->ticket.model, now);
+}
+
+void link_check_left(struct link *l, int64_t id)
+{
+    for (struct left *left = l->left, *next; left; left = next) {
+        next = left->next;
+        if (!left->is_done)
+            continue;
+        if (!still_holds(l, left))
+            forgo(l, left);
+        else if (left->waiter && left->asked_id == id)
+            give(l, left);
+    }
 }
 
 void link_expire_left(struct link *l, long long now_us)
 {
     for (struct left *left = l->left, *next; left; left = next) {
+        struct ticket *t = left->waiter;
         next = left->next;
-        if (left->is_done && left->ticket.deadline_us < now_us)
-            forget(l, left);
+        if (t && link_is_over(l, t, now_us)) {
+            left->waiter = NULL;
+            link_finish(t, NULL);
+        } else if (t ? left->asked_us + ANSWER_US < now_us
+                     : left->is_done && left->ticket.deadline_us < now_us) {
+            forgo(l, left);
+        }
     }
 }
 
@@ -152,8 +211,12 @@ void link_count_left(const struct link *l)
             left->ticket.in->lane->n_running--;
 }
 
-void link_free_left(struct link *l)
+void link_end_left(struct link *l, const struct err *e)
 {
-    while (l->left)
+    while (l->left) {
+        struct ticket *t = l->left->waiter;
         forget(l, l->left);
+        if (t)
+            link_finish(t, e);
+    }
 }

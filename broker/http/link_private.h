@@ -51,7 +51,7 @@ struct link {
 };
 
 /* An operation with at most one field, `job`, whose answer is not waited for. */
-void link_send(struct link *l, const char *op, int id, const char *key);
+void link_send(struct link *l, const char *op, int64_t id, const char *key);
 void link_send_job(struct link *l, struct job *job);
 /* The lane of a model, made where there is none yet. */
 struct lane *link_lane(struct link *l, const char *name);
@@ -62,6 +62,10 @@ void link_end_job(struct link *l, struct job *job);
 /* Ends the job and its tickets. */
 void link_fail_job(struct link *l, struct job *job, const struct err *e);
 void link_split_job(struct link *l, struct job *job);
+/* A ticket that no job has yet. */
+void link_take_new(struct link *l, struct ticket *t);
+/* Has its client left, or its time or the broker's passed? Sets the ticket's error then. */
+int link_is_over(const struct link *l, struct ticket *t, long long now_us);
 /* e: NULL where the ticket has its own. */
 void link_finish(struct ticket *t, const struct err *e);
 /* Returns 0, or ASSAY_ENOTREADY when the broker was started anew, with another checkpoint or mode
@@ -76,14 +80,20 @@ long long link_due_us(struct link *l, struct lane *lane);
  * stay in the job for some seconds. */
 void link_leave_job(struct link *l, struct job *job, struct ticket *t);
 int link_is_left(const struct ticket *t); /* is it a stand-in, whose rows' bytes are gone? */
-/* Returns 1 where the ticket's rows are with the broker already, and have taken it over or given it
- * their results; else 0. */
+/* Returns 1 where the ticket's rows are with the broker already, and have taken it over, or where its
+ * results are there and the broker is asked whether they still hold; else 0. */
 int link_come_back(struct link *l, struct ticket *t);
+/* Was `info` asked under this id, for a ticket that came back? */
+int link_is_asked(const struct link *l, int64_t id);
+/* There is a new card, the reply to the `info` of this id: gives results to those who came for them
+ * and asked so, forgets what does not hold any more. */
+void link_check_left(struct link *l, int64_t id);
 /* Forgets results that nobody came for. */
 void link_expire_left(struct link *l, long long now_us);
 /* Takes stand-ins off their lanes' counts of running requests. */
 void link_count_left(const struct link *l);
-void link_free_left(struct link *l);
+/* Forgets all; those who wait get the error. */
+void link_end_left(struct link *l, const struct err *e);
 
 void link_take_replies(struct link *l);
 /* Asks for jobs that a process which has ended left behind. */

@@ -32,7 +32,7 @@ static void count_groups(struct link *l)
     }
 }
 
-static void take_card(struct link *l, json_t *info)
+static void take_card(struct link *l, json_t *info, int64_t id)
 {
     struct card *card, *old;
     struct err e = {0};
@@ -50,6 +50,7 @@ static void take_card(struct link *l, json_t *info)
     pthread_mutex_unlock(&l->lock);
     card_release(&old);
     count_groups(l);
+    link_check_left(l, id);
     for (struct job *job = l->jobs; job; job = job->next)
         if (job->is_otherwise)
             job->sent_us = 0;
@@ -179,10 +180,11 @@ static void take_reply(struct link *l, struct slice bytes)
     if (job && reply.is_ok)
         return take_results(l, job, &reply);
     msg_reader_init(&r, bytes.at, bytes.len);
-    if ((!job && reply.id >= ID_FIRST_JOB) || msg_read_json(&r, &whole, &e) != 0)
+    int is_info = reply.is_ok && (reply.id == ID_INFO || link_is_asked(l, reply.id));
+    if ((!job && reply.id >= ID_FIRST_JOB && !is_info) || msg_read_json(&r, &whole, &e) != 0)
         return;
-    if (reply.id == ID_INFO && reply.is_ok)
-        return take_card(l, whole);
+    if (is_info)
+        return take_card(l, whole, reply.id);
     if (reply.id == ID_STALE && reply.is_ok)
         take_stale(l, whole);
     results_refusal(bytes, &e);

@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from harness import BIN, FAULTY_WORKER, MODELS, PATIENCE, Broker, wait_until
+from harness import BIN, FAULTY_WORKER, MODELS, PATIENCE, Broker, changed_model, wait_until
 from http_harness import Http, float32
 
 MODEL = MODELS / "demo-reward"
@@ -104,6 +104,47 @@ def test_a_client_that_gives_up_and_sends_again(directory):
         status, _, text = http.ask("POST", "/classify", body, JSON)
         assert status == 200 and accepted() == 21 and [one["probs"] for one in json.loads(text)["data"]] == found
         assert http.ok("/classify", {"input": rows})["data"] and accepted() == 31  # once
+
+
+def leave_results(http, broker, body):
+    """A client posts the body and gives up; the broker finishes its rows all the same."""
+    connection = http.connect()
+    connection.request("POST", "/classify", json.dumps(body), JSON)
+    wait_until(lambda: counted(http, "vllm:num_requests_running") == 1)
+    connection.close()
+    wait_until(lambda: counted(http, "vllm:num_requests_running") == 0)
+    wait_until(lambda: not broker.sql("select key from jobs where state <> 'done'"))
+
+
+def test_results_that_were_left_are_not_those_of_another_adapter(directory):
+    """The name stands for another adapter when the request comes again, at once or once that is known."""
+    lora, body = MODELS / "lora", {"model": "x", "input": [[k, 5, 7, 9] * 100 for k in range(60)]}
+    options = ["--lora", f"x={lora / 'reward-all'}", "--max-batch-tokens", 512]
+    with Broker(directory / "d", model=MODELS / "reward", options=options) as broker, Http(directory, broker) as http, broker.client() as client:
+        for name, wait in (("half", 1.2), ("all", 0)):
+            leave_results(http, broker, body)
+            client.call("adapter_remove", name="x", timeout=60 * PATIENCE)
+            client.call("adapter_add", name="x", dir=str(lora / f"reward-{name}"), timeout=60 * PATIENCE)
+            time.sleep(wait)
+            found = http.ok("/classify", body)["data"]
+            assert [float32(one["probs"][0]) for one in found] == [
+                row["score"] for row in client.call("score", rows=[{"ids": row, "adapter": "x"} for row in body["input"]], timeout=60)["rows"]]
+
+
+def test_results_that_were_left_are_not_those_of_another_checkpoint(directory):
+    rows = [[k, 5, 7, 9] * 100 for k in range(16)]
+    other = changed_model(directory / "other", -0.5)
+    with Broker(directory / "d", model=f"m={MODEL}", options=["--max-batch-tokens", 512]) as broker, Http(directory, broker) as http, \
+            broker.client() as client:
+        for model in (other, MODEL):
+            leave_results(http, broker, {"model": "m", "input": rows})
+            assert client.call("reload", dir=str(model), timeout=100 * PATIENCE)["changed"]
+            status, _, text = http.ask("POST", "/classify", json.dumps({"model": "m", "input": rows}), JSON)
+            assert status in (200, 503)  # never 200 with the earlier one's
+            if status == 200:
+                wanted = [row["score"] for row in client.call("score", rows=[{"ids": row} for row in rows], timeout=60)["rows"]]
+                assert [float32(one["probs"][0]) for one in json.loads(text)["data"]] == wanted
+            time.sleep(1.2)
 
 
 def test_a_request_that_takes_too_long_and_comes_again(directory):
