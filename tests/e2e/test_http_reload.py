@@ -69,7 +69,7 @@ def test_requests_during_reloads(directory, tmp_path, other):
 @pytest.mark.parametrize("restarts", [False, True], ids=["goes-on", "started-anew"])
 def test_a_batch_during_a_reload(directory, tmp_path, other, restarts):
     """It ends with the checkpoint that it was begun with, also where assay-http is killed meanwhile; the next one has the new one's scores."""
-    bodies = [{"input": [[k % 90, 5, 7, k // 90] * 40]} for k in range(600)]
+    bodies = [{"input": [[k % 90, 5, 7, k // 90] * 40]} for k in range(300)]
     rows = [{"ids": body["input"][0]} for body in bodies]
     expected = {name: alone(tmp_path / name, {name: model}, name, rows) for name, model in (("old", MODEL), ("new", other))}
     with Broker(directory / "d", model=f"m={MODEL}", options=["--max-batch-tokens", 512, "--threads", 1]) as broker, broker.client() as client:
@@ -82,7 +82,7 @@ def test_a_batch_during_a_reload(directory, tmp_path, other, restarts):
             http.kill9()
             http.start()
         second = http.begin(lines(bodies[:50]))
-        for one, name, n in ((batch, "old", 600), (second, "new", 50)):
+        for one, name, n in ((batch, "old", 300), (second, "new", 50)):
             done = http.wait(one, 90)
             answers, errors = http.output(done)
             assert done["status"] == "completed" and not errors, done
