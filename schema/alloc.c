@@ -2,6 +2,7 @@
 #include "schema/alloc.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "schema/log.h"
 
@@ -11,4 +12,13 @@ void *xcalloc(unsigned long n, unsigned long bytes)
     if (!p)
         die(71, "event=out_of_memory wanted=%lu x %lu bytes", n, bytes);
     return p;
+}
+
+void *xgrow(void *old, unsigned long n, unsigned long room, unsigned long bytes)
+{
+    void *more = xcalloc(room, bytes);
+    if (n > 0)
+        memcpy(more, old, n * bytes);
+    free(old);
+    return more;
 }

@@ -21,11 +21,7 @@ void load_add_place(struct loader *l, int layer, const char *name, struct place 
 {
     if (l->n == l->room) {
         l->room = l->room ? l->room * 2 : 64;
-        struct place *places = xcalloc(l->room, sizeof *places);
-        if (l->n > 0)
-            memcpy(places, l->places, l->n * sizeof *places);
-        free(l->places);
-        l->places = places;
+        l->places = xgrow(l->places, l->n, l->room, sizeof *l->places);
     }
     if (layer >= 0)
         snprintf(place.name, sizeof place.name, "layers.%d.%s", layer, name);

@@ -124,13 +124,9 @@ static void sift(struct waiters *all, int at)
 static void add_deadline(struct waiters *all, struct waiter *w)
 {
     if (all->n_deadlines == all->room) {
-        int room = all->room ? 2 * all->room : 256;
-        struct waiter **more = xcalloc((size_t)room, sizeof(struct waiter *));
-        if (all->n_deadlines > 0)
-            memcpy(more, all->deadlines, (size_t)all->n_deadlines * sizeof(struct waiter *));
-        free(all->deadlines);
-        all->deadlines = more;
-        all->room = room;
+        all->room = all->room ? 2 * all->room : 256;
+        all->deadlines = xgrow(
+            all->deadlines, (size_t)all->n_deadlines, (size_t)all->room, sizeof(struct waiter *));
     }
     put_at(all, all->n_deadlines++, w);
     sift(all, w->at);

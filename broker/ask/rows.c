@@ -55,13 +55,8 @@ struct msg_writer *row_options_add(struct row_options *o, const char *name)
 static struct row_place *begin(struct rows *rows, const struct row_options *o, uint32_t n_fields)
 {
     if (rows->n == rows->room) {
-        uint32_t room = rows->room ? 2 * rows->room : ROWS_FIRST_ROOM;
-        struct row_place *all = xcalloc(room, sizeof *all);
-        if (rows->n > 0)
-            memcpy(all, rows->all, rows->n * sizeof *all);
-        free(rows->all);
-        rows->all = all;
-        rows->room = room;
+        rows->room = rows->room ? 2 * rows->room : ROWS_FIRST_ROOM;
+        rows->all = xgrow(rows->all, rows->n, rows->room, sizeof *rows->all);
     }
     struct row_place *row = &rows->all[rows->n++];
     row->at = rows->bytes.buffer.size;

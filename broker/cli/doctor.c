@@ -16,6 +16,11 @@ struct doctor {
 
 static const char *const verdicts[] = {"ok", "warning", "wrong"};
 
+enum doctor_verdict doctor_grade(double found, double least, double enough)
+{
+    return found < least ? DOCTOR_WRONG : found < enough ? DOCTOR_WARNING : DOCTOR_OK;
+}
+
 void doctor_say(struct doctor *d, enum doctor_verdict verdict, const char *name, const char *advice,
     const char *fmt, ...)
 {

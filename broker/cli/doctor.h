@@ -15,6 +15,9 @@ struct doctor;
 void doctor_say(struct doctor *d, enum doctor_verdict verdict, const char *name, const char *advice,
     const char *fmt, ...) __attribute__((format(printf, 5, 6)));
 
+/* Of what there can be too little of: wrong below `least`, a warning below `enough`. */
+enum doctor_verdict doctor_grade(double found, double least, double enough);
+
 /* Versions, CPU, GPUs, shared memory, limits. */
 void doctor_look_at_machine(struct doctor *d, const struct cli *c);
 /* The data directory, its file system, and the clock against its database. */

@@ -90,11 +90,7 @@ static void look_at_room(struct doctor *d, int fd)
     if (fstatvfs(fd, &v) != 0)
         return;
     double room = (double)v.f_bavail * (double)v.f_frsize;
-    doctor_say(d,
-        room < ROOM_LEAST    ? DOCTOR_WRONG
-        : room < ROOM_ENOUGH ? DOCTOR_WARNING
-                             : DOCTOR_OK,
-        "disk",
+    doctor_say(d, doctor_grade(room, ROOM_LEAST, ROOM_ENOUGH), "disk",
         "free some (`assay purge`, assayd --retain); new work is refused below "
         "--min-free-bytes (64 MiB)",
         "%.1f GiB free", room / GIB);

@@ -87,11 +87,7 @@ static void look_at_shm(struct doctor *d)
         return;
     }
     double room = (double)v.f_bavail * (double)v.f_frsize;
-    doctor_say(d,
-        room < SHM_LEAST    ? DOCTOR_WRONG
-        : room < SHM_ENOUGH ? DOCTOR_WARNING
-                            : DOCTOR_OK,
-        "/dev/shm",
+    doctor_say(d, doctor_grade(room, SHM_LEAST, SHM_ENOUGH), "/dev/shm",
         "batches are staged there: give it 512 MiB (in a container --shm-size=1g; else mount -o "
         "remount,size=1g /dev/shm)",
         "%.0f MiB free", room / MIB);
@@ -111,11 +107,8 @@ static void look_at_limits(struct doctor *d)
     char soft[32], hard[32];
     getrlimit(RLIMIT_NOFILE, &files);
     getrlimit(RLIMIT_MEMLOCK, &locked);
-    doctor_say(d,
-        files.rlim_max < FILES_LEAST    ? DOCTOR_WRONG
-        : files.rlim_max < FILES_ENOUGH ? DOCTOR_WARNING
-                                        : DOCTOR_OK,
-        "open files", "each client takes one: raise the hard limit (ulimit -Hn, LimitNOFILE=65536)",
+    doctor_say(d, doctor_grade((double)files.rlim_max, FILES_LEAST, FILES_ENOUGH), "open files",
+        "each client takes one: raise the hard limit (ulimit -Hn, LimitNOFILE=65536)",
         "%s, at most %s", limit_text(files.rlim_cur, 1, soft), limit_text(files.rlim_max, 1, hard));
     doctor_say(d, DOCTOR_OK, "locked memory", NULL,
         "%s KiB (on GPUs the driver pins memory by itself)",

@@ -119,13 +119,8 @@ static int put_row(const struct export *x, FILE *f, const json_t *row, struct er
 static void note_place(struct export *x, int64_t i)
 {
     if (x->n == x->room) {
-        size_t room = x->room ? 2 * x->room : 1024;
-        struct place *index = xcalloc(room, sizeof *index);
-        if (x->n > 0)
-            memcpy(index, x->index, x->n * sizeof *index);
-        free(x->index);
-        x->index = index;
-        x->room = room;
+        x->room = x->room ? 2 * x->room : 1024;
+        x->index = xgrow(x->index, x->n, x->room, sizeof *x->index);
     }
     x->index[x->n++] = (struct place){i, (size_t)ftello(x->lines), 0};
 }

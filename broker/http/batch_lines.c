@@ -22,11 +22,7 @@ static int note_begin(
         return err_set(e, ASSAY_ETOOLARGE, "expected at most %u lines, found more", LINES_MOST);
     if (l->n + 1 >= *room) {
         *room = *room ? 2 * *room : 1024;
-        struct batch_place *more = xcalloc(*room + 1, sizeof *more);
-        if (l->n > 0)
-            memcpy(more, l->places, l->n * sizeof *more);
-        free(l->places);
-        l->places = more;
+        l->places = xgrow(l->places, l->n, *room + 1, sizeof *l->places);
     }
     l->places[l->n++] = (struct batch_place){at, number};
     return 0;

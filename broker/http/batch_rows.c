@@ -171,11 +171,7 @@ static void part_add(struct part *p, struct row_result *row)
         }
     if (p->n == p->room) {
         p->room = p->room ? 2 * p->room : 4;
-        struct row_result *more = xcalloc(p->room, sizeof *more);
-        if (p->n > 0)
-            memcpy(more, p->rows, p->n * sizeof *more);
-        free(p->rows);
-        p->rows = more;
+        p->rows = xgrow(p->rows, p->n, p->room, sizeof *p->rows);
     }
     p->rows[p->n++] = *row;
 }

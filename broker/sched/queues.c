@@ -84,23 +84,14 @@ static uint64_t floor_of(const struct queues *all, int priority)
     return least == UINT64_MAX ? 0 : least;
 }
 
-static struct queue **more_room(struct queue **old, size_t n, size_t room)
-{
-    struct queue **list = xcalloc(room, sizeof(struct queue *));
-    if (n > 0)
-        memcpy(list, old, n * sizeof(struct queue *));
-    free(old);
-    return list;
-}
-
 struct queue *queues_add(struct queues *all, int64_t job, int priority)
 {
     size_t at = place_of(all, job);
     struct queue *q = xcalloc(1, sizeof *q);
     if (all->n == all->room) {
         all->room = all->room ? 2 * all->room : 16;
-        all->heap = more_room(all->heap, all->n, all->room);
-        all->by_job = more_room(all->by_job, all->n, all->room);
+        all->heap = xgrow(all->heap, all->n, all->room, sizeof(struct queue *));
+        all->by_job = xgrow(all->by_job, all->n, all->room, sizeof(struct queue *));
     }
     *q = (struct queue){.job = job,
         .priority = priority,
