@@ -145,9 +145,10 @@ static void grow_text(struct jsonl *j)
 
 static int is_stopped(void)
 {
-    if (cli_interrupted())
+    int stopped = cli_interrupted(); /* asked once: a signal may come between two questions */
+    if (stopped)
         errno = EINTR;
-    return cli_interrupted();
+    return stopped;
 }
 
 /* Reads the next line, without its newline, into j->text. Returns 1, 0 at the end of the file, 2 if
