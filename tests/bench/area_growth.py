@@ -95,7 +95,7 @@ def ranks():
                 {"tokens/s, of one rank's": [(n, against[n]) for n in RANKS]}, "ranks", "tokens/s, of one rank's")
 
 
-STAGES, STAGE_LAYERS, STAGE_ROWS, STAGE_BUDGET = (1, 2, 4), 4, 32, 1024
+STAGES, STAGE_LAYERS, STAGE_ROWS, STAGE_BUDGET = (1, 2, 4), 24, 16, 512
 
 
 def busy_of(client):

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import json
 import platform
+import textwrap
 
 import common
 import plot
@@ -70,7 +71,8 @@ class Results:
         """All of it as markdown."""
         parts = [self.table(names)]
         for chart in self.charts(names):
-            parts += [f"### {chart.title}", f"![{chart.title}](plots/{chart.name}.svg)", chart.note, markdown_table(chart.columns, chart.rows)]
+            parts += [f"### {chart.title}", f"![{chart.title}](plots/{chart.name}.svg)", textwrap.fill(chart.note, 100, break_long_words=False, break_on_hyphens=False),
+                      markdown_table(chart.columns, chart.rows)]
         return "\n\n".join(parts)
 
     def write(self, names):
