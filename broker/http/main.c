@@ -26,6 +26,8 @@
 #include "schema/version.h"
 
 #define TICK_MS 100
+#define FIRST_TICK_MS 10
+#define BROKER_MS 5000
 #define DRAIN_MS 5000
 #define LAST_MS 2000
 #define ALL_BODIES 16 /* times the largest: most bytes of all requests under way */
@@ -92,18 +94,30 @@ static uint32_t count_open(struct server *s)
     return counts.n_waiting + counts.n_running;
 }
 
+static int knows_broker(struct server *s)
+{
+    struct card *card = link_card(s->link);
+    int knows = card != NULL;
+    card_release(&card);
+    return knows;
+}
+
+/* Told to be ready once the broker has answered, so that what is ordered after it finds scores; or
+ * after BROKER_MS, since it may also be started before the broker. */
 static void serve(struct server *s, struct listener *l, struct notify *manager, const sigset_t *set)
 {
-    int number;
-    notify_send(manager, "READY=1");
-    while ((number = wait_signal(set, TICK_MS)) == 0) {
+    int number, is_ready = 0;
+    long long until_ms = now_mono_ms() + BROKER_MS;
+    while ((number = wait_signal(set, is_ready ? TICK_MS : FIRST_TICK_MS)) == 0) {
+        if (!is_ready && (is_ready = knows_broker(s) || now_mono_ms() >= until_ms))
+            notify_send(manager, "READY=1");
         peers_tick(s->peers, s->link);
         notify_alive(manager, now_mono_ms());
     }
+    until_ms = now_mono_ms() + DRAIN_MS;
     notify_send(manager, "STOPPING=1");
     log_info("event=stopping signal=%d requests=%u", number, count_open(s));
     listener_quiesce(l);
-    long long until_ms = now_mono_ms() + DRAIN_MS;
     while (count_open(s) > 0 && now_mono_ms() < until_ms && wait_signal(set, TICK_MS) == 0)
         peers_tick(s->peers, s->link);
 }

@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from harness import BIN, MODELS, PATIENCE, ROOT, Broker
+from harness import BIN, MODELS, PATIENCE, ROOT, Broker, wait_until
 from http_harness import Http
 
 UNITS = {"assayd.service": ROOT / "broker/assayd.service", "assay-http.service": ROOT / "broker/http/assay-http.service"}
@@ -86,6 +86,36 @@ def test_assay_http_is_ready_once_it_listens(directory):
         finally:
             http.__exit__(None, None, None)
         manager.hear("STOPPING=1", 30)
+
+
+def test_whoever_waits_for_assay_http_finds_scores(tmp_path):
+    """Ready when the broker has answered, and after some seconds where there is none."""
+    manager = Manager(tmp_path / "n")
+    os.environ["NOTIFY_SOCKET"] = manager.env["NOTIFY_SOCKET"]
+    http = None
+    try:
+        with Broker(tmp_path / "d", model=MODELS / "demo-reward") as broker:
+            del os.environ["NOTIFY_SOCKET"]
+            with broker.client() as client:
+                wait_until(lambda: client.call("info")["workers"][0]["state"] == "ready")
+            os.environ["NOTIFY_SOCKET"] = manager.env["NOTIFY_SOCKET"]
+            manager.hear("READY=1", 60)
+            for _ in range(5):
+                manager.heard.clear()
+                http = Http(tmp_path, broker)
+                http.start(ready=False)
+                manager.hear("READY=1", 4)
+                assert http.post("/rm", {"prompt": "3 + 4 = ?", "response": "7"})[0] == 200
+                http.__exit__(None, None, None)
+                manager.hear("STOPPING=1", 30)
+        manager.heard.clear()
+        http = Http(tmp_path, broker)
+        http.start(ready=False)
+        manager.hear("READY=1", 30)
+        assert http.get("/ready")[0] == 503
+        http.__exit__(None, None, None)
+    finally:
+        os.environ.pop("NOTIFY_SOCKET", None)
 
 
 @pytest.fixture
