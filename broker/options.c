@@ -519,7 +519,8 @@ static int check_recipe(const struct options *o)
 static int check_models(const struct options *o)
 {
     if (o->n_models == 0) {
-        fprintf(stderr, "assayd: expected --model DIR, found none; see `assayd --help`\n");
+        fprintf(stderr, "assayd: expected --model DIR%s%s, found none; see `assayd --help`\n",
+            o->config ? ", or a line `model = DIR` in " : "", o->config ? o->config : "");
         return EX_USAGE;
     }
     for (int i = 0; o->n_models > 1 && i < o->n_models; i++)

@@ -38,7 +38,7 @@ int verb_backup(const struct cli *c)
     if (rc == 0)
         rc = cli_path(path, sizeof path, "%s/assay.db", dir);
     if (rc == 0)
-        rc = cli_check_access(path, R_OK);
+        rc = cli_check_access(path, R_OK, cli_data_from(c));
     if (rc != 0)
         return rc;
     if (access(path, R_OK) != 0) {

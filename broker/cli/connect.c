@@ -5,29 +5,54 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pwd.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "schema/endpoint.h"
 
-int cli_check_access(const char *path, int mode)
+/* The other user whom the file's folder is of; NULL: it is ours, or that cannot be found out. */
+static const char *owner_of(const char *path)
+{
+    char folder[4200];
+    struct stat st;
+    const char *slash = strrchr(path, '/');
+    int n = snprintf(
+        folder, sizeof folder, "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
+    if (n <= 0 || n >= (int)sizeof folder || stat(folder, &st) != 0 || st.st_uid == geteuid())
+        return NULL;
+    const struct passwd *user = getpwuid(st.st_uid);
+    return user ? user->pw_name : NULL;
+}
+
+int cli_check_access(const char *path, int mode, const char *from)
 {
     struct err e = {0};
     if (faccessat(AT_FDCWD, path, mode, AT_EACCESS) == 0 || errno != EACCES)
         return 0;
-    err_errno(&e, ASSAY_EUNAUTHORIZED, "'%s'", path);
+    const char *owner = owner_of(path);
+    err_set(&e, ASSAY_EUNAUTHORIZED, "'%s'%s%s%s: %s%s%s%s", path, from ? " (from " : "",
+        from ? from : "", from ? ")" : "", strerror(EACCES),
+        owner ? "; its folder is for one user alone: try `sudo -u " : "", owner ? owner : "",
+        owner ? " assay ..`" : "");
     return cli_fail(&e);
 }
 
+const char *cli_data_from(const struct cli *c)
+{
+    return !c->value[CLI_DATA] && c->state_is_named ? "ASSAY_DATA" : NULL;
+}
+
 /* Checks permission first: libzmq would try a socket that is denied to us again and again. */
-static int check_socket(const char *data, const char *name)
+static int check_socket(const struct cli *c, const char *data, const char *name)
 {
     char path[4200];
     snprintf(path, sizeof path, "%s/%s", data, name);
-    return cli_check_access(path, W_OK);
+    return cli_check_access(path, W_OK, data == c->state_dir ? cli_data_from(c) : NULL);
 }
 
 /* Sets *ms to --timeout. Returns 0 or EX_USAGE. */
@@ -48,7 +73,7 @@ static int connect_in(const struct cli *c, const char *data, int owner, struct c
     int timeout_ms, rc = begin(c, &timeout_ms);
     endpoint_socket(name, owner);
     if (rc == 0)
-        rc = check_socket(data, name);
+        rc = check_socket(c, data, name);
     if (rc != 0)
         return rc;
     return client_new_in(client, data, name, timeout_ms, &e) == 0 ? 0 : cli_fail(&e);
@@ -69,7 +94,7 @@ static int connect_named(
     if (rc == 0 && endpoint_parse(&parsed, endpoint, ENDPOINT_CONNECT, &e) != 0)
         return cli_usage("%s: %s", from, e.msg);
     if (rc == 0 && parsed.path)
-        rc = cli_check_access(parsed.path, W_OK);
+        rc = cli_check_access(parsed.path, W_OK, *from != '-' ? from : NULL);
     if (rc != 0)
         return rc;
     if (client_new(client, endpoint, timeout_ms, &e) != 0)
@@ -89,8 +114,8 @@ int cli_connect(const struct cli *c, struct client **client)
     int rc = cli_data_dir(c, &data);
     if (rc == 0)
         rc = connect_in(c, data, 0, client);
-    if (rc == 0 && data == c->state_dir && c->state_is_named)
-        client_say_from(*client, "ASSAY_DATA");
+    if (rc == 0 && cli_data_from(c))
+        client_say_from(*client, cli_data_from(c));
     return rc;
 }
 

@@ -16,8 +16,11 @@ int cli_connect(const struct cli *c, struct client **client);
 int cli_connect_own(const struct cli *c, const char *data, struct client **client);
 
 /* May the path be read or written (R_OK, W_OK)? Returns EX_NOPERM after printing an error to stderr
- * if permission is denied; 0 otherwise, even if the check fails for another reason. */
-int cli_check_access(const char *path, int mode);
+ * if permission is denied; 0 otherwise, even if the check fails for another reason. from: the
+ * variable that names it, or NULL. */
+int cli_check_access(const char *path, int mode, const char *from);
+/* The variable that names the data directory; NULL: an option does, or nothing. */
+const char *cli_data_from(const struct cli *c);
 
 /* Writes the field `job`: a number if text is all digits, else a key. */
 void cli_write_job(struct msg_writer *w, const char *text);

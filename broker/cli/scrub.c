@@ -92,7 +92,7 @@ int verb_scrub(const struct cli *c)
         rc = cli_path(path, sizeof path, "%s/assay.db", dir);
     if (rc != 0)
         return rc;
-    if ((rc = cli_check_access(path, R_OK)) != 0)
+    if ((rc = cli_check_access(path, R_OK, cli_data_from(c))) != 0)
         return rc;
     if (access(path, R_OK) != 0) {
         err_errno(&e, ASSAY_EIO, "%s", path);

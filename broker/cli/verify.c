@@ -57,7 +57,7 @@ static int open_database(struct verify *v, struct err *e)
         rc = cli_path(v->path, sizeof v->path, "%s/assay.db", dir);
     if (rc != 0)
         return rc;
-    if ((rc = cli_check_access(v->path, R_OK)) != 0)
+    if ((rc = cli_check_access(v->path, R_OK, cli_data_from(c))) != 0)
         return rc;
     if (store_open_reader(&v->store, dir, e) == 0)
         return 0;

@@ -1,5 +1,6 @@
 """What cannot be, said at once and by its name: a job that is over, no permission, no room, a number that is none."""
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -56,6 +57,10 @@ def test_a_directory_that_one_may_not_enter(directory, rows, verb):
         if verb == ["jobs"]:
             done = run(*verb, "--connect", f"ipc://{directory}/d/broker.sock", preexec_fn=without_caps)
             assert done.returncode == 77 and "Permission denied" in done.stderr
+        if verb[0] != "submit":
+            for variable, value in (("ASSAY_DATA", directory / "d"), ("ASSAY_ENDPOINT", f"ipc://{directory}/d/broker.sock")):
+                done = run(*verb, env={**os.environ, variable: str(value)}, preexec_fn=without_caps)
+                assert variable == "ASSAY_ENDPOINT" and verb[0] in ("verify", "scrub") or done.returncode == 77 and f" (from {variable}): Permission denied" in done.stderr, done
     finally:
         (directory / "d").chmod(0o700)
 
