@@ -77,11 +77,13 @@ def test_uninstall_takes_back_what_install_put(tmp_path):
     if BIN != ROOT / "build" / BIN.parent.name / "bin":
         pytest.skip("the programs under test are not this tree's")
     env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
-    subprocess.run([*words, "install"], cwd=ROOT, env=env, check=True, timeout=600 * PATIENCE)
+    subprocess.run([*words, "install"], cwd=ROOT, env=env, check=True, timeout=600 * PATIENCE, umask=0o077)
     placed = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert {"usr/bin/assayd", "usr/bin/assay-http", "usr/share/man/man1/assayd.1", "usr/share/man/man1/assay-backup.1", "etc/assay/assayd.conf",
             "lib/systemd/system/assayd.service", "lib/systemd/system/assay-http.service", "usr/share/doc/assay/LICENSE",
-            "usr/share/doc/assay/broker/OPERATION.md"} <= placed
+            "usr/share/doc/assay/broker/OPERATION.md", "usr/share/assay/alerts.yml", "usr/share/assay/dashboard.json",
+            "usr/share/assay/models/demo-reward/model.safetensors", "usr/share/assay/models/demo-process.jsonl"} <= placed
+    assert all((tmp_path / name).stat().st_mode & 0o444 == 0o444 for name in placed)
     assert "ExecStart=/usr/bin/assayd --config /etc/assay/assayd.conf" in (tmp_path / "lib/systemd/system/assayd.service").read_text()
     (tmp_path / "etc/assay/assayd.conf").write_text("model = mine\n")
     subprocess.run([*words, "install"], cwd=ROOT, env=env, check=True, timeout=600 * PATIENCE)
