@@ -35,6 +35,7 @@ override CFLAGS += -std=c11 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing
             -fno-math-errno -Wno-psabi -fstack-protector-strong -pthread $(if $(WERROR),-Werror)
 CXXFLAGS ?= -O2 -g
 override CXXFLAGS += -std=c++17 -Wall -Wextra -Wshadow -ffp-contract=off -fno-math-errno -pthread $(if $(WERROR),-Werror)
+LDFLAGS  ?= -Wl,-z,relro,-z,now
 LDLIBS   += $(shell $(PKG_CONFIG) --libs $(LIB_NAMES) $(MSGPACK) 2>/dev/null) -lm -lrt -pthread
 ifdef SANITIZE
 # -O1 -g1: compiled in half the time, and the tests take as long as with -O2.
