@@ -54,24 +54,25 @@ int output_write(
     return n > 0 ? 0 : folder_write_error("a file of results", e);
 }
 
-int output_keep(struct output *o, struct files *files, const char *batch, const char *what,
-    int64_t expires_after_s, char id[FOLDER_ID_BYTES], struct err *e)
+int output_keep(struct output *o, struct files *files, const struct output_of *of, const char *what,
+    char id[FOLDER_ID_BYTES], struct err *e)
 {
-    char of[2 * FOLDER_ID_BYTES], name[2 * FOLDER_ID_BYTES];
+    char whole[2 * FOLDER_ID_BYTES], name[2 * FOLDER_ID_BYTES];
     json_t *object = NULL;
     id[0] = '\0';
     if (!o->stream)
         return 0;
     if (fflush(o->stream) != 0)
         return folder_write_error("a file of results", e);
-    snprintf(of, sizeof of, "%s %s", batch, what);
-    snprintf(name, sizeof name, "%s_%s.jsonl", batch, what);
-    folder_id_of(id, FOLDER_FILE, of);
+    snprintf(whole, sizeof whole, "%s %s", of->batch, what);
+    snprintf(name, sizeof name, "%s_%s.jsonl", of->batch, what);
+    folder_id_of(id, FOLDER_FILE, whole);
     struct file_new file = {.id = id,
         .name = name,
         .purpose = "batch_output",
         .bytes = o->bytes,
-        .expires_after_s = expires_after_s};
+        .owner = *of->owner ? of->owner : NULL,
+        .expires_after_s = of->expires_after_s};
     int rc = files_add(files, &file, fileno(o->stream), o->temporary, &object, e);
     json_decref(object);
     if (rc != 0)

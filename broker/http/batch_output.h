@@ -26,10 +26,14 @@ struct output_line {
 /* Writes a line; opens the output where it is the first. Returns 0, ASSAY_EFULL or ASSAY_EIO. */
 int output_write(
     struct output *o, struct folder *folder, const struct output_line *line, struct err *e);
+struct output_of {
+    const char *batch, *owner; /* the batch's; "": none */
+    int64_t expires_after_s;
+};
 /* Makes it a file, under an id that the batch and `what` always give, so that a batch that ends
  * twice has it once. Returns 0 with the id ("" where nothing was written), or a code. */
-int output_keep(struct output *o, struct files *files, const char *batch, const char *what,
-    int64_t expires_after_s, char id[FOLDER_ID_BYTES], struct err *e);
+int output_keep(struct output *o, struct files *files, const struct output_of *of, const char *what,
+    char id[FOLDER_ID_BYTES], struct err *e);
 /* Forgets what was written and not kept. */
 void output_drop(struct output *o, struct folder *folder);
 

@@ -65,7 +65,7 @@ static int begin(struct batches *bs, struct batch *b, struct err *e)
     r->lines.fd = -1;
     msg_writer_init(&r->rows);
     r->route = batch_route(endpoint);
-    int fd = files_open(bs->options.files, input, &bytes, e), rc = fd < 0 ? fd : 0;
+    int fd = files_open(bs->options.files, &asker_own, input, &bytes, e), rc = fd < 0 ? fd : 0;
     if (rc == 0)
         rc = batch_lines_open(&r->lines, fd, bs->options.max_line_bytes, e);
     if (rc == 0 && !r->route)
@@ -139,19 +139,19 @@ static json_t *id_or_null(const char *id)
 static int finish(struct batches *bs, struct batch *b, const char *how, struct err *e)
 {
     struct run *r = b->run;
-    char output[FOLDER_ID_BYTES] = "", errors[FOLDER_ID_BYTES] = "";
-    int64_t expires_s = batch_number(bs, b, 1, "output_expires_s");
+    char output[FOLDER_ID_BYTES] = "", errors[FOLDER_ID_BYTES] = "", owner[OBJECT_OWNER_BYTES];
+    struct output_of of = {b->id, owner, batch_number(bs, b, 1, "output_expires_s")};
     int rc = 0;
+    batch_text(bs, b, 0, OBJECT_OWNER, owner, sizeof owner);
     if (strcmp(how, "completed") == 0 && batch_number(bs, b, 0, "finalizing_at") == 0)
         rc = batch_set(bs, b,
             json_pack("{s:s, s:I}", "status", "finalizing", "finalizing_at", now_s()), NULL, e);
     if (rc == 0 && (rc = write_rest(bs, b, how, e)) != 1)
         return rc < 0 ? rc : 1;
     if (rc >= 0)
-        rc = output_keep(&r->output, bs->options.files, b->id, "output", expires_s, output, e);
+        rc = output_keep(&r->output, bs->options.files, &of, "output", output, e);
     if (rc == 0)
-        rc =
-            output_keep(&r->errors_output, bs->options.files, b->id, "error", expires_s, errors, e);
+        rc = output_keep(&r->errors_output, bs->options.files, &of, "error", errors, e);
     if (rc != 0)
         return rc;
     json_t *counts = json_pack("{s:I, s:I, s:I}", "total", (json_int_t)r->lines.n, "completed",

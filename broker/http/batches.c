@@ -319,10 +319,12 @@ void batches_free(struct batches **out)
 
 /* ---- what clients ask ---- */
 
-static struct batch *find(struct batches *bs, const char *id, struct err *e)
+/* Under the lock, as all that reads an object. */
+static struct batch *find(
+    struct batches *bs, const struct asker *asker, const char *id, struct err *e)
 {
     for (struct batch *b = bs->first; b; b = b->next)
-        if (strcmp(b->id, id) == 0)
+        if (strcmp(b->id, id) == 0 && asker_sees(asker, object_owner(b->object)))
             return b;
     err_field(e, ASSAY_EGONE, "id", "No such Batch object: %.60s", id);
     return NULL;
@@ -345,10 +347,11 @@ static int check_room(struct batches *bs, struct err *e)
 }
 
 /* Must be there, and be for batches. */
-static int check_input(struct batches *bs, const json_t *object, struct err *e)
+static int check_input(
+    struct batches *bs, const struct asker *asker, const json_t *object, struct err *e)
 {
     const char *input = json_string_value(json_object_get(object, "input_file_id"));
-    json_t *file = files_get(bs->options.files, input, e);
+    json_t *file = files_get(bs->options.files, asker, input, e);
     const char *purpose = json_string_value(json_object_get(file, "purpose"));
     int is_input = purpose && strcmp(purpose, "batch") == 0;
     json_decref(file);
@@ -359,7 +362,8 @@ static int check_input(struct batches *bs, const json_t *object, struct err *e)
         input);
 }
 
-json_t *batches_create(struct batches *bs, const json_t *body, struct err *e)
+json_t *batches_create(
+    struct batches *bs, const struct asker *asker, const json_t *body, struct err *e)
 {
     char id[FOLDER_ID_BYTES];
     json_t *object = NULL, *own = NULL, *copy = NULL;
@@ -368,13 +372,14 @@ json_t *batches_create(struct batches *bs, const json_t *body, struct err *e)
     if (rc == 0)
         rc = batch_from_body(body, id, &object, &own, e);
     if (rc == 0)
-        rc = check_input(bs, object, e);
+        rc = check_input(bs, asker, object, e);
+    object_set_owner(object, rc == 0 ? asker->name : NULL);
     struct batch b = {.object = object, .own = own};
     snprintf(b.id, sizeof b.id, "%s", id);
     if (rc == 0)
         rc = write_record(bs, &b, e);
     if (rc == 0) {
-        copy = json_deep_copy(object);
+        copy = object_shown(object);
         pthread_mutex_lock(&bs->lock);
         add(bs, id, object, own);
         pthread_cond_signal(&bs->wake);
@@ -386,20 +391,20 @@ json_t *batches_create(struct batches *bs, const json_t *body, struct err *e)
     return NULL;
 }
 
-json_t *batches_get(struct batches *bs, const char *id, struct err *e)
+json_t *batches_get(struct batches *bs, const struct asker *asker, const char *id, struct err *e)
 {
     pthread_mutex_lock(&bs->lock);
-    const struct batch *b = find(bs, id, e);
-    json_t *object = b ? json_deep_copy(b->object) : NULL;
+    const struct batch *b = find(bs, asker, id, e);
+    json_t *object = b ? object_shown(b->object) : NULL;
     pthread_mutex_unlock(&bs->lock);
     return object;
 }
 
-json_t *batches_cancel(struct batches *bs, const char *id, struct err *e)
+json_t *batches_cancel(struct batches *bs, const struct asker *asker, const char *id, struct err *e)
 {
     json_t *object = NULL;
     pthread_mutex_lock(&bs->lock);
-    struct batch *b = find(bs, id, e);
+    struct batch *b = find(bs, asker, id, e);
     const char *status = b ? json_string_value(json_object_get(b->object, "status")) : "";
     int rc = b && b->is_over
                  ? err_field(e, ASSAY_ESTATE, "id", "Cannot cancel a batch that is %s.", status)
@@ -412,7 +417,7 @@ json_t *batches_cancel(struct batches *bs, const char *id, struct err *e)
         rc = write_record(bs, b, e);
     }
     if (b && rc == 0)
-        object = json_deep_copy(b->object);
+        object = object_shown(b->object);
     else if (is_new)
         json_object_update(b->object, old);
     json_decref(old);

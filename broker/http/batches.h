@@ -40,10 +40,14 @@ void batches_stop(struct batches *batches);
 void batches_free(struct batches **batches);
 
 /* Each returns an object that the caller releases, or NULL with *e: ASSAY_EBADREQ with the field,
- * ASSAY_EGONE, ASSAY_ESTATE, ASSAY_ETOOLARGE, ASSAY_EFULL. */
-json_t *batches_create(struct batches *batches, const json_t *body, struct err *e);
-json_t *batches_get(struct batches *batches, const char *id, struct err *e);
-json_t *batches_cancel(struct batches *batches, const char *id, struct err *e);
+ * ASSAY_EGONE (also for a batch or file that the asker does not see: asker.h), ASSAY_ESTATE, ASSAY_ETOOLARGE, ASSAY_EFULL. */
+json_t *batches_create(
+    struct batches *batches, const struct asker *asker, const json_t *body, struct err *e);
+json_t *batches_get(
+    struct batches *batches, const struct asker *asker, const char *id, struct err *e);
+json_t *batches_cancel(
+    struct batches *batches, const struct asker *asker, const char *id, struct err *e);
+/* Those that page->asker sees. */
 json_t *batches_list(struct batches *batches, const struct page_of *page, struct err *e);
 
 #endif

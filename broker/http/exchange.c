@@ -48,6 +48,7 @@ struct exchange {
     struct ticket ticket;
     int is_asked;
     int may_change; /* jobs, by its key */
+    struct asker asker;
     struct desk_request look;
     long long asked_us;
 };
@@ -226,7 +227,7 @@ static int begin_upload(struct exchange *x, const struct head *head, struct err 
 {
     struct stored *s = x->server->stored;
     uint64_t bytes = head->length ? strtoull(head->length, NULL, 10) : 0;
-    x->upload = upload_new(head->type, s->files, s->folder, bytes, e);
+    x->upload = upload_new(head->type, s->files, s->folder, x->asker.name, bytes, e);
     return x->upload ? 0 : fault_status(e->code);
 }
 
@@ -238,6 +239,7 @@ static enum MHD_Result begin(struct exchange *x, const char *url, const char *me
     x->route = route_find(url, x->path_id);
     x->method = route_method(method);
     x->may_change = keys_may_change(x->server->keys, head.authorization);
+    x->asker = keys_asker(x->server->keys, head.authorization);
     int status = check_head(x, &head, method, &e);
     if (status == 0 && is_upload(x))
         status = begin_upload(x, &head, &e);
@@ -487,8 +489,11 @@ static enum MHD_Result reply_page(struct exchange *x, struct page *page)
 static enum MHD_Result show_stored(struct exchange *x)
 {
     struct page page = {.error = x->refusal, .fd = -1};
-    struct stored_request q = {
-        .route = x->route, .id = x->path_id, .method = x->method, .connection = x->connection};
+    struct stored_request q = {.route = x->route,
+        .asker = &x->asker,
+        .id = x->path_id,
+        .method = x->method,
+        .connection = x->connection};
     json_t *body = NULL, *object = NULL;
     if (x->upload && upload_end(x->upload, &object, &page.error) == 0)
         stored_answer_object(&page, object);

@@ -20,6 +20,27 @@ struct files {
     json_t *uses; /* ids, and how many batches read them */
 };
 
+/* ---- owners ---- */
+
+const char *object_owner(const json_t *object)
+{
+    return json_string_value(json_object_get(object, OBJECT_OWNER));
+}
+
+void object_set_owner(json_t *object, const char *owner)
+{
+    if (owner)
+        json_object_set_new(object, OBJECT_OWNER, json_string(owner));
+}
+
+json_t *object_shown(const json_t *object)
+{
+    json_t *copy = object ? json_deep_copy(object) : NULL;
+    if (copy)
+        json_object_del(copy, OBJECT_OWNER);
+    return copy;
+}
+
 /* ---- lists ---- */
 
 static json_int_t created(const json_t *object)
@@ -61,6 +82,8 @@ static int is_wanted(const json_t *object, const struct page_of *page)
 {
     const char *purpose = json_string_value(json_object_get(object, "purpose"));
     const json_t *expires = json_object_get(object, "expires_at");
+    if (page->asker && !asker_sees(page->asker, object_owner(object)))
+        return 0;
     if (page->purpose && (!purpose || strcmp(purpose, page->purpose) != 0))
         return 0;
     return !purpose || !json_is_integer(expires) || json_integer_value(expires) > time(NULL);
@@ -101,7 +124,7 @@ json_t *page_of_objects(const json_t *all, const struct page_of *page, struct er
         is_found = id && strcmp(id, page->after) == 0;
     }
     for (; is_found && k < n && (json_int_t)json_array_size(data) < page->limit; k++)
-        json_array_append_new(data, json_deep_copy(json_array_get(list, k)));
+        json_array_append_new(data, object_shown(json_array_get(list, k)));
     int has_more = k < n;
     json_decref(list);
     n = json_array_size(data);
@@ -197,6 +220,7 @@ static json_t *object_of(const struct file_new *file, const char *id)
         file->purpose, "status", "processed");
     if (file->expires_after_s > 0)
         json_object_set_new(object, "expires_at", json_integer(now + file->expires_after_s));
+    object_set_owner(object, file->owner);
     return object;
 }
 
@@ -220,7 +244,7 @@ int files_add(struct files *files, const struct file_new *file, int fd, const ch
         pthread_mutex_lock(&files->lock);
         json_object_set(files->all, id, object);
         pthread_mutex_unlock(&files->lock);
-        *out = json_deep_copy(object);
+        *out = object_shown(object);
     }
     json_decref(object);
     return rc;
@@ -232,29 +256,31 @@ static json_int_t count_uses(const struct files *files, const char *id)
     return json_integer_value(json_object_get(files->uses, id));
 }
 
-static json_t *find(struct files *files, const char *id, struct err *e)
+static json_t *find(struct files *files, const struct asker *asker, const char *id, struct err *e)
 {
     static const struct page_of any;
     json_t *object = folder_is_id(id, FOLDER_FILE) ? json_object_get(files->all, id) : NULL;
     /* one that a batch reads stays until that is over */
-    if (object && (is_wanted(object, &any) || count_uses(files, id) > 0))
+    if (object && asker_sees(asker, object_owner(object)) &&
+        (is_wanted(object, &any) || count_uses(files, id) > 0))
         return object;
     err_field(e, ASSAY_EGONE, "id", "No such File object: %.60s", id);
     return NULL;
 }
 
-json_t *files_get(struct files *files, const char *id, struct err *e)
+json_t *files_get(struct files *files, const struct asker *asker, const char *id, struct err *e)
 {
     pthread_mutex_lock(&files->lock);
-    json_t *object = json_deep_copy(find(files, id, e));
+    json_t *object = object_shown(find(files, asker, id, e));
     pthread_mutex_unlock(&files->lock);
     return object;
 }
 
-int files_open(struct files *files, const char *id, int64_t *bytes, struct err *e)
+int files_open(
+    struct files *files, const struct asker *asker, const char *id, int64_t *bytes, struct err *e)
 {
     pthread_mutex_lock(&files->lock);
-    const json_t *object = find(files, id, e);
+    const json_t *object = find(files, asker, id, e);
     *bytes = json_integer_value(json_object_get(object, "bytes"));
     int fd = object ? folder_read(files->folder, id, e) : ASSAY_EGONE;
     pthread_mutex_unlock(&files->lock);
@@ -272,10 +298,11 @@ static void drop(struct files *files, const char *id)
     json_object_del(files->all, copy);
 }
 
-int files_delete(struct files *files, const char *id, json_t **reply, struct err *e)
+int files_delete(
+    struct files *files, const struct asker *asker, const char *id, json_t **reply, struct err *e)
 {
     pthread_mutex_lock(&files->lock);
-    int rc = find(files, id, e) ? 0 : ASSAY_EGONE;
+    int rc = find(files, asker, id, e) ? 0 : ASSAY_EGONE;
     if (rc == 0 && count_uses(files, id) > 0)
         rc = err_field(e, ASSAY_ESTATE, "id", "%s is being read by a batch: cancel that first", id);
     if (rc == 0)

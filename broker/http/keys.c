@@ -9,6 +9,7 @@
 
 #include "schema/alloc.h"
 #include "schema/regular.h"
+#include "schema/utf8.h"
 
 #define KEYS_MOST 1024
 #define LINE_BYTES 1024
@@ -39,9 +40,11 @@ static int add(struct keys *keys, char *line, const char *path, int number, stru
     if (!name || *name == '#')
         return 0;
     if (!token || (right && strcmp(right, "admin") != 0) || strtok_r(NULL, " \t\r\n", &rest) ||
-        strlen(name) >= NAME_BYTES)
+        strlen(name) >= NAME_BYTES ||
+        utf8_valid((const uint8_t *)name, strlen(name)) < strlen(name))
         return err_set(e, ASSAY_EFORMAT,
-            "%s: line %d: expected a name, a token and perhaps the word admin", path, number);
+            "%s: line %d: expected a name in UTF-8, a token and perhaps the word admin", path,
+            number);
     if (strlen(token) < KEYS_LEAST_BYTES)
         return err_set(e, ASSAY_EFORMAT,
             "%s: line %d: expected a token of at least %d bytes, found "
@@ -126,4 +129,10 @@ int keys_may_change(const struct keys *keys, const char *authorization)
 {
     const struct key *found = find(keys, authorization);
     return found && found->is_admin;
+}
+
+struct asker keys_asker(const struct keys *keys, const char *authorization)
+{
+    const struct key *found = find(keys, authorization);
+    return (struct asker){found ? found->name : NULL, !keys || (found && found->is_admin)};
 }

@@ -74,29 +74,31 @@ static int read_page(
 static json_t *list(struct stored *s, const struct stored_request *q, struct err *e)
 {
     int is_files = q->route->kind == ROUTE_FILES;
-    struct page_of page = {.limit = is_files ? FILES_PAGE : BATCHES_PAGE};
+    struct page_of page = {.asker = q->asker, .limit = is_files ? FILES_PAGE : BATCHES_PAGE};
     if (read_page(q, &page, is_files ? FILES_PAGE : BATCHES_PAGE_MOST, e) != 0)
         return NULL;
     return is_files ? files_list(s->files, &page, e) : batches_list(s->batches, &page, e);
 }
 
-static json_t *delete_file(struct stored *s, const char *id, struct err *e)
+static json_t *delete_file(struct stored *s, const struct stored_request *q, struct err *e)
 {
     json_t *reply = NULL;
-    return files_delete(s->files, id, &reply, e) == 0 ? reply : NULL;
+    return files_delete(s->files, q->asker, q->id, &reply, e) == 0 ? reply : NULL;
 }
 
 static json_t *object_of(struct stored *s, const struct stored_request *q, struct err *e)
 {
     switch (q->route->kind) {
     case ROUTE_FILE:
-        return q->method == ROUTE_DELETE ? delete_file(s, q->id, e) : files_get(s->files, q->id, e);
+        return q->method == ROUTE_DELETE ? delete_file(s, q, e)
+                                         : files_get(s->files, q->asker, q->id, e);
     case ROUTE_BATCH:
-        return batches_get(s->batches, q->id, e);
+        return batches_get(s->batches, q->asker, q->id, e);
     case ROUTE_CANCEL:
-        return batches_cancel(s->batches, q->id, e);
+        return batches_cancel(s->batches, q->asker, q->id, e);
     default:
-        return q->method == ROUTE_POST ? batches_create(s->batches, q->body, e) : list(s, q, e);
+        return q->method == ROUTE_POST ? batches_create(s->batches, q->asker, q->body, e)
+                                       : list(s, q, e);
     }
 }
 
@@ -105,7 +107,7 @@ void stored_answer(struct page *page, struct stored *s, const struct stored_requ
     *page = (struct page){.type = "application/json", .fd = -1};
     if (q->route->kind == ROUTE_CONTENT) {
         page->type = "application/octet-stream";
-        page->fd = files_open(s->files, q->id, &page->size, &page->error);
+        page->fd = files_open(s->files, q->asker, q->id, &page->size, &page->error);
         return;
     }
     stored_answer_object(page, object_of(s, q, &page->error));

@@ -22,6 +22,7 @@ void stored_close(struct stored *stored);
 
 struct stored_request {
     const struct route *route;
+    const struct asker *asker;
     const char *id; /* in the path */
     unsigned method;
     const json_t *body; /* of a new batch */

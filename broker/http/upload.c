@@ -27,6 +27,7 @@ struct upload {
     enum part part; /* which is read */
     struct files *files;
     struct folder *folder;
+    const char *owner; /* borrowed */
     int fd;
     char temporary[FOLDER_NAME_BYTES]; /* "": kept, or never there */
     char name[FILES_NAME_BYTES];
@@ -115,13 +116,14 @@ static void take_part(void *arg, const char *bytes, size_t n)
         take_field(u, bytes, n);
 }
 
-struct upload *upload_new(
-    const char *type, struct files *files, struct folder *folder, uint64_t bytes, struct err *e)
+struct upload *upload_new(const char *type, struct files *files, struct folder *folder,
+    const char *owner, uint64_t bytes, struct err *e)
 {
     struct upload *u = xcalloc(1, sizeof *u);
     u->fd = -1;
     u->files = files;
     u->folder = folder;
+    u->owner = owner;
     struct multipart_taker taker = {.begin = begin_part, .take = take_part, .arg = u};
     if (multipart_new(&u->parts, type, &taker, e) == 0 && files_check_room(files, e) == 0 &&
         folder_has_room(folder, bytes, e) == 0)
@@ -161,7 +163,8 @@ static int read_expiry(const struct upload *u, int64_t *seconds, struct err *e)
 int upload_end(struct upload *u, json_t **object, struct err *e)
 {
     const char *purpose = u->fields[PART_PURPOSE];
-    struct file_new file = {.id = "", .name = u->name, .purpose = purpose, .bytes = u->bytes};
+    struct file_new file = {
+        .id = "", .name = u->name, .purpose = purpose, .owner = u->owner, .bytes = u->bytes};
     if (!multipart_is_whole(u->parts))
         refuse(u, ASSAY_EBADREQ, "", "the body is no whole multipart/form-data: it ends too early");
     if (u->n_parts[PART_FILE] == 0)

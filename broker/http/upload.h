@@ -7,10 +7,10 @@
 
 struct upload;
 
-/* Begins one of `bytes` (0: not known), once the head is there, with its Content-Type. NULL with *e: the body is of another
+/* Begins one of the owner's, of `bytes` (0: not known), once the head is there, with its Content-Type. NULL with *e: the body is of another
  * type, or there is no room. */
-struct upload *upload_new(
-    const char *type, struct files *files, struct folder *folder, uint64_t bytes, struct err *e);
+struct upload *upload_new(const char *type, struct files *files, struct folder *folder,
+    const char *owner, uint64_t bytes, struct err *e);
 /* Takes a piece of the body. Returns 0, or -1 when something is wrong, which the end says: nothing
  * more is written. */
 int upload_take(struct upload *u, const char *bytes, size_t n);

@@ -557,6 +557,62 @@ def test_a_broker_with_another_checkpoint(directory, tmp_path):
     broker.stop()
 
 
+KEYS = {"trainer": "trainer-0123456789", "grafana": "grafana-0123456789", "ops": "ops-0123456789abc"}
+
+
+def bearer(name):
+    return {"Authorization": f"Bearer {KEYS[name]}"}
+
+
+def test_files_and_batches_are_their_makers(directory, broker):
+    """Another key's are as if they were not there, in every way to ask for them, also after a start; an admin's key sees all."""
+    plain = Batches(directory, broker)
+    with plain:
+        old = plain.upload(lines([{"input": "before there were keys"}]))["id"]
+    keys = directory / "keys"
+    keys.write_text("".join(f"{name} {token}{' admin' if name == 'ops' else ''}\n" for name, token in KEYS.items()) + f"trainer {'second-' * 3}\n")
+    keys.chmod(0o600)
+    http = Batches(directory, broker, ["--api-keys", keys])
+
+    def ask(name, method, path, body=None):
+        status, _, text = http.ask(method, path, body and json.dumps(body), {**bearer(name), **(JSON if body else {})})
+        return status, text if path.endswith("/content") else json.loads(text)
+
+    def ids(name, what):
+        return {one["id"] for one in ask(name, "GET", f"/v1/{what}")[1]["data"]}
+
+    with http:
+        body, headers = form(lines([{"input": f"text {k}"} for k in range(3)] + [{"wrong": 1}]))
+        status, _, text = http.ask("POST", "/v1/files", body, {**headers, **bearer("trainer")})
+        assert status == 200 and "owner" not in text
+        file = json.loads(text)["id"]
+        wanted = {"input_file_id": file, "endpoint": "/v1/classify", "completion_window": "24h"}
+        assert ask("grafana", "POST", "/v1/batches", wanted)[0] == 404
+        status, batch = ask("trainer", "POST", "/v1/batches", wanted)
+        assert status == 200 and "owner" not in json.dumps(batch)
+        done = wait_until(lambda: (b := ask("trainer", "GET", f"/v1/batches/{batch['id']}")[1])["status"] in OVER and b)
+        files = {file, done["output_file_id"], done["error_file_id"]}
+        assert done["status"] == "completed" and None not in files
+    with http:
+        for one in files:
+            missing = ask("grafana", "GET", "/v1/files/file-" + 32 * "0")[1]["error"]["message"].replace("file-" + 32 * "0", one)
+            for method, path in (("GET", ""), ("GET", "/content"), ("DELETE", "")):
+                status, reply = ask("grafana", method, f"/v1/files/{one}{path}")
+                assert status == 404 and missing in (reply if isinstance(reply, str) else reply["error"]["message"]), reply
+        for method, path in (("GET", ""), ("POST", "/cancel")):
+            assert ask("grafana", method, f"/v1/batches/{batch['id']}{path}")[0] == 404
+        assert ids("grafana", "files") == ids("grafana", "batches") == set()
+        assert ask("grafana", "GET", f"/v1/files?after={file}")[0] == 400
+        assert ids("trainer", "files") == files and ids("trainer", "batches") == {batch["id"]}
+        assert ids("ops", "files") == files | {old} and ids("ops", "batches") == {batch["id"]}
+        assert ask("trainer", "GET", f"/v1/files/{old}")[0] == 404 and ask("ops", "GET", f"/v1/files/{old}")[0] == 200
+        status, _, text = http.ask("GET", f"/v1/files/{done['output_file_id']}/content", None, {"Authorization": "Bearer " + "second-" * 3})
+        assert status == 200 and len(text.splitlines()) == 3
+        assert ask("ops", "DELETE", f"/v1/files/{old}")[0] == ask("trainer", "DELETE", f"/v1/files/{file}")[0] == 200
+    with plain:
+        assert {one["id"] for one in json.loads(plain.get("/v1/files")[1])["data"]} == files - {file}
+
+
 def test_documented_example(tmp_path):
     """The README's lines as printed, but for the port."""
     example = next(text for text in re.findall(r"```sh\n(.*?)```", (ROOT / "broker/http/README.md").read_text(), re.S) if "/v1/batches" in text)

@@ -150,11 +150,11 @@ static void a_file_in_use_does_not_expire(void **state)
     files_hold(files, id);
     sleep(2);
     files_expire(files);
-    int fd = files_open(files, id, &bytes, &e);
+    int fd = files_open(files, &asker_own, id, &bytes, &e);
     assert_true(fd >= 0 && bytes == 3);
     close(fd);
     files_release(files, id);
-    assert_int_equal(files_open(files, id, &bytes, &e), ASSAY_EGONE);
+    assert_int_equal(files_open(files, &asker_own, id, &bytes, &e), ASSAY_EGONE);
     files_expire(files);
     assert_false(exists(*state, id));
     files_free(&files);
@@ -177,23 +177,23 @@ static void files_are_there_after_a_start(void **state)
     folder_close(&folder);
     folder = open_folder(*state);
     assert_int_equal(files_new(&files, folder, 100, &e), 0);
-    int fd = files_open(files, id, &bytes, &e);
+    int fd = files_open(files, &asker_own, id, &bytes, &e);
     assert_true(fd >= 0 && bytes == 3);
     close(fd);
     files_hold(files, id);
-    assert_int_equal(files_delete(files, id, &reply, &e), ASSAY_ESTATE);
+    assert_int_equal(files_delete(files, &asker_own, id, &reply, &e), ASSAY_ESTATE);
     files_release(files, id);
     n_syncs = 0;
-    assert_int_equal(files_delete(files, id, &reply, &e), 0);
+    assert_int_equal(files_delete(files, &asker_own, id, &reply, &e), 0);
     assert_int_equal(n_syncs, 1); /* what is said to be deleted stays so */
     json_decref(reply);
-    assert_int_equal(files_delete(files, id, &reply, &e), ASSAY_EGONE);
+    assert_int_equal(files_delete(files, &asker_own, id, &reply, &e), ASSAY_EGONE);
     assert_false(exists(*state, id));
     /* one with an id of its own takes the place of the one before */
     folder_id_of(id, FOLDER_FILE, "output");
     json_decref(add_file(files, folder, id, "first"));
     json_decref(add_file(files, folder, id, "second one"));
-    fd = files_open(files, id, &bytes, &e);
+    fd = files_open(files, &asker_own, id, &bytes, &e);
     assert_int_equal(bytes, 10);
     close(fd);
     files_free(&files);
@@ -278,6 +278,74 @@ static void lines_lie_where_newlines_end_them(void **state)
     batch_lines_release(&lines);
 }
 
+static json_t *list_of(struct files *files, const struct asker *asker)
+{
+    struct page_of page = {.limit = 10, .asker = asker};
+    struct err e = {0};
+    json_t *list = files_list(files, &page, &e);
+    assert_non_null(list);
+    return list;
+}
+
+static size_t n_seen(struct files *files, const struct asker *asker)
+{
+    json_t *list = list_of(files, asker);
+    size_t n = json_array_size(json_object_get(list, "data"));
+    json_decref(list);
+    return n;
+}
+
+static void add_file_of(struct files *files, struct folder *folder, const char *owner, char *id)
+{
+    char temporary[FOLDER_NAME_BYTES];
+    struct err e = {0};
+    json_t *object = NULL;
+    int fd = folder_temporary(folder, temporary, &e);
+    struct file_new file = {.id = "", .name = "a.jsonl", .purpose = "batch", .owner = owner};
+    assert_int_equal(files_add(files, &file, fd, temporary, &object, &e), 0);
+    assert_null(json_object_get(object, OBJECT_OWNER));
+    snprintf(id, FOLDER_ID_BYTES, "%s", json_string_value(json_object_get(object, "id")));
+    json_decref(object);
+    close(fd);
+}
+
+/* Also after a start. One without an owner is there for those who see all. */
+static void files_are_their_makers(void **state)
+{
+    static const struct asker trainer = {"trainer", 0}, other = {"train", 0}, ops = {"ops", 1},
+                              nobody = {NULL, 0};
+    struct folder *folder = open_folder(*state);
+    struct files *files;
+    struct err e = {0};
+    char own[FOLDER_ID_BYTES], none[FOLDER_ID_BYTES];
+    int64_t bytes;
+    json_t *reply = NULL;
+    assert_int_equal(files_new(&files, folder, 100, &e), 0);
+    add_file_of(files, folder, "trainer", own);
+    add_file_of(files, folder, NULL, none);
+    for (int turn = 0; turn < 2; turn++) {
+        assert_int_equal(n_seen(files, &trainer), 1);
+        assert_int_equal(n_seen(files, &other), 0);
+        assert_int_equal(n_seen(files, &nobody), 0);
+        assert_int_equal(n_seen(files, &ops), 2);
+        assert_null(files_get(files, &other, own, &e));
+        assert_int_equal(e.code, ASSAY_EGONE);
+        assert_null(files_get(files, &trainer, none, &e));
+        assert_int_equal(files_open(files, &other, own, &bytes, &e), ASSAY_EGONE);
+        assert_int_equal(files_delete(files, &other, own, &reply, &e), ASSAY_EGONE);
+        json_t *object = files_get(files, &trainer, own, &e);
+        assert_non_null(object);
+        assert_null(json_object_get(object, OBJECT_OWNER));
+        json_decref(object);
+        files_free(&files);
+        assert_int_equal(files_new(&files, folder, 100, &e), 0);
+    }
+    assert_int_equal(files_delete(files, &trainer, own, &reply, &e), 0);
+    json_decref(reply);
+    files_free(&files);
+    folder_close(&folder);
+}
+
 static void an_id_comes_once(void **state)
 {
     struct seen *seen = seen_new(1000);
@@ -300,6 +368,7 @@ int main(void)
         IN_FOLDER(a_folder_of_others_is_refused),
         IN_FOLDER(a_file_in_use_does_not_expire),
         IN_FOLDER(files_are_there_after_a_start),
+        IN_FOLDER(files_are_their_makers),
         cmocka_unit_test(names_are_shown_and_never_used),
         cmocka_unit_test(lists_have_pages),
         cmocka_unit_test(lines_lie_where_newlines_end_them),
