@@ -7,7 +7,7 @@ SYSCONFDIR ?= $(if $(filter /usr,$(PREFIX)),/etc,$(PREFIX)/etc)
 UNITDIR    ?= $(if $(filter /usr,$(PREFIX)),/lib,$(PREFIX)/lib)/systemd/system
 SHARE = $(DESTDIR)$(PREFIX)/share
 BIN   = $(DESTDIR)$(PREFIX)/bin
-UNITS := broker/assayd.service broker/http/assay-http.service
+UNITS := broker/assayd.service broker/http/assay-http.service broker/http/assay-http.socket
 DOCS  := README.md CHANGELOG.md LICENSE broker/OPERATION.md broker/http/README.md schema/PROTOCOL.md schema/ROWS.md \
          schema/SCHEMA.md worker/README.md cuda/README.md
 MODELS  := demo-reward demo-process

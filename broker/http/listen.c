@@ -55,6 +55,11 @@ static int is_loopback(const struct sockaddr *a)
     return IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)a)->sin6_addr);
 }
 
+static const char *listens(const struct server *s)
+{
+    return s->inherited_fd ? "LISTEN_FDS" : "--listen";
+}
+
 static int check_address(const struct server *s, const struct sockaddr *a, struct err *e)
 {
     if (is_loopback(a) || s->keys) {
@@ -64,8 +69,8 @@ static int check_address(const struct server *s, const struct sockaddr *a, struc
         return 0;
     }
     return err_set(e, ASSAY_EUNAUTHORIZED,
-        "--listen %s: expected an address of this machine alone, as 127.0.0.1:8000, or --api-keys",
-        s->options->listen);
+        "%s %s: expected an address of this machine alone, as 127.0.0.1:8000, or --api-keys",
+        listens(s), s->inherited_fd ? "(the socket of systemd)" : s->options->listen);
 }
 
 static int bind_to(const struct server *s, const struct addrinfo *a, struct err *e)
@@ -86,9 +91,22 @@ static int bind_to(const struct server *s, const struct addrinfo *a, struct err 
     return rc;
 }
 
-/* Returns a socket that listens, or a code. */
-static int open_socket(const struct server *s, struct err *e)
+/* Takes the socket that was given, if its address may be answered. */
+static int take_inherited(struct server *s, struct err *e)
 {
+    struct sockaddr_storage a = {0};
+    socklen_t size = sizeof a;
+    if (getsockname(s->inherited_fd, (struct sockaddr *)&a, &size) != 0)
+        return err_errno(e, ASSAY_EIO, "LISTEN_FDS");
+    int rc = check_address(s, (struct sockaddr *)&a, e);
+    return rc == 0 ? s->inherited_fd : rc;
+}
+
+/* Returns a socket that listens, or a code. */
+static int open_socket(struct server *s, struct err *e)
+{
+    if (s->inherited_fd)
+        return take_inherited(s, e);
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *found = NULL;
     char host[256], port[16];
     int rc = split(s->options->listen, host, port, e);
@@ -111,8 +129,9 @@ static void tell_address(const struct listener *l, const struct server *s)
         getnameinfo((struct sockaddr *)&a, len, host, sizeof host, port, sizeof port,
             NI_NUMERICHOST | NI_NUMERICSERV);
     int is_ipv6 = a.ss_family == AF_INET6;
-    log_info("event=listening url=%s://%s%s%s:%s keys=%s", s->options->tls_cert ? "https" : "http",
-        is_ipv6 ? "[" : "", host, is_ipv6 ? "]" : "", port, s->keys ? "yes" : "no");
+    log_info("event=listening url=%s://%s%s%s:%s keys=%s%s",
+        s->options->tls_cert ? "https" : "http", is_ipv6 ? "[" : "", host, is_ipv6 ? "]" : "", port,
+        s->keys ? "yes" : "no", s->inherited_fd ? " socket=inherited" : "");
 }
 
 /* ---- libmicrohttpd ---- */

@@ -12,6 +12,7 @@
 
 #include "broker/data_dir.h"
 #include "broker/http/desk.h"
+#include "broker/http/inherited.h"
 #include "broker/http/listen.h"
 #include "broker/http/options.h"
 #include "broker/http/server.h"
@@ -102,6 +103,17 @@ static int knows_broker(struct server *s)
     return knows;
 }
 
+/* Clients that wait in a socket of systemd's may as well wait for the broker. Returns 0, or the signal
+ * that came. */
+static int await_broker(struct server *s, const sigset_t *set)
+{
+    long long until_ms = now_mono_ms() + BROKER_MS;
+    int number = 0;
+    while (number == 0 && !knows_broker(s) && now_mono_ms() < until_ms)
+        number = wait_signal(set, FIRST_TICK_MS);
+    return number;
+}
+
 /* Told to be ready once the broker has answered, so that what is ordered after it finds scores; or
  * after BROKER_MS, since it may also be started before the broker. */
 static void serve(struct server *s, struct listener *l, struct notify *manager, const sigset_t *set)
@@ -154,9 +166,10 @@ static int run(struct server *s, struct notify *manager, const sigset_t *set, st
         rc = desk_new(&s->desk, endpoint, e);
     if (rc == 0 && s->options->files)
         rc = open_stored(s, endpoint, e);
-    if (rc == 0)
+    int is_over = rc == 0 && s->inherited_fd > 0 && await_broker(s, set) != 0;
+    if (rc == 0 && !is_over)
         rc = listener_new(&l, s, e);
-    if (rc == 0)
+    if (rc == 0 && !is_over)
         serve(s, l, manager, set);
     if (s->link)
         link_stop(s->link);
@@ -205,7 +218,8 @@ int main(int argc, char **argv)
     server.peers = peers_new();
     struct notify manager;
     notify_open(&manager, getenv("NOTIFY_SOCKET"), getenv("WATCHDOG_USEC"), getenv("WATCHDOG_PID"));
-    rc = run(&server, &manager, &set, &e) == 0 ? 0 : fail(&e);
+    server.inherited_fd = inherited_socket(getenv("LISTEN_FDS"), getenv("LISTEN_PID"), &e);
+    rc = server.inherited_fd >= 0 && run(&server, &manager, &set, &e) == 0 ? 0 : fail(&e);
     notify_close(&manager);
     metrics_free(&server.metrics);
     peers_free(&server.peers);

@@ -27,7 +27,8 @@ static const struct {
         "or the broker's data directory (default $XDG_STATE_HOME/assay, or ~/.local/state/assay)",
         TEXT, offsetof(struct http_options, data), 0, 0},
     {"listen", "HOST:PORT",
-        "where clients connect (default 127.0.0.1:8000; port 0: any free one, which the log says)",
+        "where clients connect (default 127.0.0.1:8000; port 0: any free one, which the log says); "
+        "a socket that systemd passes (LISTEN_FDS) takes its place",
         TEXT, offsetof(struct http_options, listen), 0, 0},
     {"served-model-name", "NAME",
         "the first model's name in requests; may be repeated (default: the broker's name of it)",

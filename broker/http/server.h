@@ -24,6 +24,7 @@ struct server {
     struct peers *peers;
     struct stored *stored; /* files and batches; NULL: --files was not given */
     struct budget bytes;   /* of bodies, rows and messages of all requests that are not over */
+    int inherited_fd;      /* listens instead of --listen; 0: none does; the listener's */
     atomic_int n_open;     /* requests that are not over */
     long long started_ms;
 };

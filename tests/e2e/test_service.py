@@ -12,6 +12,7 @@ from harness import BIN, MODELS, PATIENCE, ROOT, Broker, wait_until
 from http_harness import Http
 
 UNITS = {"assayd.service": ROOT / "broker/assayd.service", "assay-http.service": ROOT / "broker/http/assay-http.service"}
+SOCKET = ROOT / "broker/http/assay-http.socket"
 HARDEST = {"assayd.service": 1.5, "assay-http.service": 1.2}  # `systemd-analyze security`: 0 is closed, 10 open
 
 
@@ -120,6 +121,7 @@ def test_whoever_waits_for_assay_http_finds_scores(tmp_path):
 
 @pytest.fixture
 def units(tmp_path):
+    (tmp_path / SOCKET.name).write_text(SOCKET.read_text())
     for name, path in UNITS.items():
         (tmp_path / name).write_text(path.read_text().replace("@BIN@", str(BIN)).replace("@ETC@", "/etc"))
     return tmp_path
@@ -128,7 +130,7 @@ def units(tmp_path):
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not there")
 @pytest.mark.parametrize("name", UNITS)
 def test_units_are_sound(units, name):
-    done = subprocess.run(["systemd-analyze", "verify", "--man=no", *map(str, (units / other for other in UNITS))],
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", *map(str, (units / other for other in [*UNITS, SOCKET.name]))],
                           capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "service:" not in done.stderr, done.stderr
     done = subprocess.run(["systemd-analyze", "security", "--offline=true", "--no-pager", units / name], capture_output=True, text=True, timeout=60)
