@@ -92,7 +92,7 @@ struct cli {
     int n_loras;
     const char *value[CLI_OPTION_COUNT]; /* the argument as given, "" for a flag; NULL: not given */
     const char *operand;                 /* INPUT or JOB; NULL: not given */
-    const char *adapter;                 /* what follows it, with CLI_ADAPTER; NULL: not given */
+    const char *second; /* what follows it, with CLI_ADAPTER or CLI_COUNT; NULL: not given */
     /* default data directory, from the environment; "" if the environment names none */
     const char *state_dir;
     int state_is_named;   /* by ASSAY_DATA */
@@ -103,8 +103,15 @@ struct cli {
     const struct cli_verb *verbs; /* all verbs; the last one has no name */
 };
 
-/* CLI_ADAPTER: an adapter may follow the operand; CLI_OUTPUT_TOO: the output may, instead of -o. */
-enum cli_need { CLI_OPERAND = 1, CLI_NO_BROKER = 2, CLI_ADAPTER = 4, CLI_OUTPUT_TOO = 8 };
+/* CLI_ADAPTER: an adapter may follow the operand; CLI_COUNT: a number must, which the operand's name
+ * says; CLI_OUTPUT_TOO: the output may, instead of -o. */
+enum cli_need {
+    CLI_OPERAND = 1,
+    CLI_NO_BROKER = 2,
+    CLI_ADAPTER = 4,
+    CLI_OUTPUT_TOO = 8,
+    CLI_COUNT = 16
+};
 #define CLI_ADAPTER_OPERAND " [NAME=DIR|NAME]"
 
 struct cli_verb {
@@ -193,6 +200,7 @@ int verb_verify(const struct cli *c);
 int verb_scrub(const struct cli *c);
 int verb_doctor(const struct cli *c);
 int verb_backup(const struct cli *c);
+int verb_shard(const struct cli *c);
 int verb_export(const struct cli *c);
 int verb_man(const struct cli *c);
 int verb_completion(const struct cli *c);

@@ -35,26 +35,26 @@ static size_t model_of(const char *adapter)
 
 static void write_model(struct msg_writer *w, const struct cli *c)
 {
-    size_t n = model_of(c->adapter);
+    size_t n = model_of(c->second);
     if (n == 0)
         return;
     msg_str(w, "model");
-    msg_str_len(w, c->adapter, n - 1);
+    msg_str_len(w, c->second, n - 1);
 }
 
 /* The broker may have another working directory, so it gets the whole path. */
 static int write_add(const struct cli *c, struct client *client)
 {
     char path[PATH_MAX];
-    const char *lora = c->adapter + model_of(c->adapter);
+    const char *lora = c->second + model_of(c->second);
     size_t n = adapters_name_of(lora);
     if (n == 0)
         return cli_usage("lora add: expected NAME=DIR, NAME of letters, digits, '.', '_' and '-', "
                          "found '%s'",
-            c->adapter);
+            c->second);
     if (!realpath(lora + n + 1, path))
         return cli_usage("lora add: cannot find the directory '%s'", lora + n + 1);
-    struct msg_writer *w = client_begin(client, "adapter_add", 2 + (lora > c->adapter));
+    struct msg_writer *w = client_begin(client, "adapter_add", 2 + (lora > c->second));
     write_model(w, c);
     msg_str(w, "name");
     msg_str_len(w, lora, n);
@@ -64,10 +64,10 @@ static int write_add(const struct cli *c, struct client *client)
 
 static void write_remove(const struct cli *c, struct client *client)
 {
-    size_t n = model_of(c->adapter);
+    size_t n = model_of(c->second);
     struct msg_writer *w = client_begin(client, "adapter_remove", 1 + (n > 0));
     write_model(w, c);
-    msg_key_str(w, "name", c->adapter + n);
+    msg_key_str(w, "name", c->second + n);
 }
 
 static int ask(const struct cli *c, struct client *client)
@@ -101,12 +101,12 @@ int verb_lora(const struct cli *c)
     int lists = strcmp(c->operand, "list") == 0;
     if (!lists && strcmp(c->operand, "add") != 0 && strcmp(c->operand, "remove") != 0)
         return cli_usage("lora: expected add, list or remove, found '%s'", c->operand);
-    if (lists == (c->adapter != NULL))
+    if (lists == (c->second != NULL))
         return cli_usage("lora %s: expected %s, found %s", c->operand,
             lists                            ? "nothing more"
             : strcmp(c->operand, "add") == 0 ? "NAME=DIR"
                                              : "NAME",
-            lists ? c->adapter : "nothing");
+            lists ? c->second : "nothing");
     int rc = cli_connect(c, &client);
     if (rc == 0)
         rc = ask(c, client);

@@ -45,6 +45,7 @@ static const enum cli_option wait_options[] = {CLI_MAX_WAIT, CLI_OPTION_COUNT};
 static const enum cli_option top_options[] = {CLI_INTERVAL, CLI_OPTION_COUNT};
 static const enum cli_option verify_options[] = {CLI_SAMPLE, CLI_OPTION_COUNT};
 static const enum cli_option purge_options[] = {CLI_OLDER_THAN, CLI_OPTION_COUNT};
+static const enum cli_option shard_options[] = {CLI_DIR, CLI_OPTION_COUNT};
 static const enum cli_option man_options[] = {CLI_DIR, CLI_OPTION_COUNT};
 static const enum cli_option reload_options[] = {CLI_CANCEL, CLI_OPTION_COUNT};
 static const enum cli_option retry_options[] = {CLI_FAILED, CLI_OPTION_COUNT};
@@ -183,6 +184,15 @@ static const struct cli_verb verbs[] = {
         "--files.",
         "  assay backup /backup/monday --data /var/lib/assay\n", CLI_OPERAND | CLI_NO_BROKER,
         scrub_options, verb_backup},
+    {"shard", "INPUT N", "Cut a file of lines into N files, for as many machines.",
+        "DIR must be new. It gets 0.jsonl to N-1.jsonl, with equally many lines each, in order: "
+        "one "
+        "after the other they are INPUT, byte for byte, decompressed. INPUT is a file of lines as "
+        "`assay score` takes it. DIR is whole or absent. Lines should have an id: without one a "
+        "result has the line's number in its shard.",
+        "  assay shard rows.jsonl.zst 16 --dir shards\n"
+        "  assay score shards/3.jsonl -o scores/3.jsonl --model ./my-reward-model\n",
+        CLI_OPERAND | CLI_COUNT | CLI_NO_BROKER, shard_options, verb_shard},
     {"doctor", NULL, "Say what of this machine a broker would miss, and what to do.",
         "One line each: versions, CPU, GPUs, /dev/shm, limits, the data directory, its file system "
         "and room, the time of a sync there, the clock. No broker is needed, and one may work "

@@ -155,7 +155,7 @@ static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
     [CLI_CSV] = {"csv", 0, NULL, "write comma-separated values instead of JSON lines", NULL},
     [CLI_CANCEL] = {"cancel", 0, NULL, "end the reload that is under way", NULL},
     [CLI_FORCE] = {"force", 0, NULL, "score again even if the output is there and whole", NULL},
-    [CLI_DIR] = {"dir", 0, "DIR", "write every page into a file of its own in DIR", NULL},
+    [CLI_DIR] = {"dir", 0, "DIR", "write files into DIR: each page, or each shard", NULL},
 };
 
 static const enum cli_option shared_options[] = {
@@ -259,8 +259,8 @@ int cli_parse(struct cli *c, const struct cli_verb *verb, int argc, char **argv)
         c->operand = argv[optind++];
     if (optind < argc && verb->needs & CLI_OUTPUT_TOO && !c->value[CLI_OUTPUT])
         c->value[CLI_OUTPUT] = argv[optind++];
-    if (optind < argc && verb->needs & CLI_ADAPTER)
-        c->adapter = argv[optind++];
+    if (optind < argc && verb->needs & (CLI_ADAPTER | CLI_COUNT))
+        c->second = argv[optind++];
     if (optind < argc)
         return cli_usage("%s: unexpected argument '%s'", verb->name, argv[optind]);
     if ((verb->needs & CLI_OPERAND) && !c->operand)
