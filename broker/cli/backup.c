@@ -21,9 +21,9 @@ static int end(const struct cli *c, int64_t jobs)
     if (c->value[CLI_JSON])
         printf("{\"jobs\":%" PRId64 "}\n", jobs);
     else
-        printf("%" PRId64 " jobs copied; `assayd --data` with the copy's directory goes on from "
+        printf("%" PRId64 " job%s copied; `assayd --data` with the copy's directory goes on from "
                "there\n",
-            jobs);
+            jobs, cli_s(jobs));
     return EX_OK;
 }
 

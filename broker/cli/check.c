@@ -205,7 +205,7 @@ static void print_head(const struct check *k)
 {
     const json_t *m = k->model;
     int64_t n = reply_int(m, "n_labels"), pad = reply_int(m, "pad_token");
-    printf("scores         %lld label%s", (long long)n, n == 1 ? "" : "s");
+    printf("scores         %lld label%s", (long long)n, cli_s(n));
     if (!k->text.recipe)
         printf(", pooling %s, activation %s", reply_text(m, "default_pool"),
             reply_text(m, "default_activation"));

@@ -155,6 +155,12 @@ void cli_say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 int cli_fail(const struct err *e);
 int cli_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/* The end of a word of which there are n: "%lld job%s". */
+static inline const char *cli_s(int64_t n)
+{
+    return n == 1 ? "" : "s";
+}
+
 /* snprintf for a path. Returns 0, or EX_USAGE after printing to stderr that it does not fit. */
 int cli_path(char *out, size_t size, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 

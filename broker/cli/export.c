@@ -236,8 +236,8 @@ int verb_export(const struct cli *c)
     else if (x.n_failed > 0 || x.n_cancelled > 0)
         rc = EX_ROWS_FAILED;
     if (rc == EX_ROWS_FAILED && x.n_cancelled > 0)
-        cli_say(
-            "job '%s' was cancelled with %" PRId64 " rows unfinished", c->operand, x.n_cancelled);
+        cli_say("job '%s' was cancelled with %" PRId64 " row%s unfinished", c->operand,
+            x.n_cancelled, cli_s(x.n_cancelled));
     if (x.lines)
         fclose(x.lines);
     free(x.text);

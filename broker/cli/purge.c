@@ -44,7 +44,8 @@ static int purge_all(const struct cli *c, struct client *client, int64_t age_s)
     if (c->value[CLI_JSON])
         printf("{\"jobs\":%" PRId64 ",\"rows\":%" PRId64 "}\n", jobs, rows);
     else
-        printf("%" PRId64 " jobs purged, %" PRId64 " rows\n", jobs, rows);
+        printf(
+            "%" PRId64 " job%s purged, %" PRId64 " row%s\n", jobs, cli_s(jobs), rows, cli_s(rows));
     return more ? EX_TEMPFAIL : EX_OK;
 }
 

@@ -103,8 +103,8 @@ static int tell_end(struct results *r)
     const json_t *total = json_object_get(r->status, "total");
     int is_known = json_is_integer(total);
     if (r->done && strcmp(state, "cancelled") == 0) {
-        cli_say("job '%s' was cancelled with %" PRId64 " rows unfinished", key,
-            reply_int(r->status, "cancelled"));
+        cli_say("job '%s' was cancelled with %" PRId64 " row%s unfinished", key,
+            reply_int(r->status, "cancelled"), cli_s(reply_int(r->status, "cancelled")));
         return EX_ROWS_FAILED;
     }
     if (r->done)

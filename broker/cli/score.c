@@ -364,8 +364,8 @@ static int transfer(struct score *s, struct err *e)
     if (rc == 0)
         rc = output_flush(&s->output, e);
     if (rc == 0 && output_waiting(&s->output) > 0)
-        rc = err_set(e, ASSAY_ESTATE, "job '%s' was cancelled with %zu rows unfinished", s->run.key,
-            output_waiting(&s->output));
+        rc = err_set(e, ASSAY_ESTATE, "job '%s' was cancelled with %zu row%s unfinished",
+            s->run.key, output_waiting(&s->output), cli_s((int64_t)output_waiting(&s->output)));
     return rc;
 }
 

@@ -69,14 +69,15 @@ static void print_totals(const struct scrub_run *run, const struct scrub_totals 
         json_decref(all);
         return;
     }
-    printf(
-        "%" PRId64 " jobs, %" PRId64 " rows, %" PRId64 " results: ", t->jobs, t->rows, t->results);
+    printf("%" PRId64 " job%s, %" PRId64 " row%s, %" PRId64 " result%s: ", t->jobs, cli_s(t->jobs),
+        t->rows, cli_s(t->rows), t->results, cli_s(t->results));
     if (t->damaged == 0)
         printf("all as written\n");
     else
         printf("%" PRId64 " damaged\n", t->damaged);
     if (t->unchecked > 0)
-        printf("%" PRId64 " records of before version 6 have no checksum\n", t->unchecked);
+        printf("%" PRId64 " record%s of before version 6 without a checksum\n", t->unchecked,
+            cli_s(t->unchecked));
 }
 
 int verb_scrub(const struct cli *c)

@@ -266,7 +266,7 @@ int verb_shard(const struct cli *c)
     free(s.piece);
     if (rc == 0)
         cli_say("shard: %" PRId64 " line%s in %" PRId64 " file%s: %s/0.jsonl to %" PRId64 ".jsonl",
-            s.n_lines, s.n_lines == 1 ? "" : "s", s.n, s.n == 1 ? "" : "s", s.dir, s.n - 1);
+            s.n_lines, cli_s(s.n_lines), s.n, cli_s(s.n), s.dir, s.n - 1);
     if (rc == 0)
         return EX_OK;
     if (e.code == ASSAY_EBADREQ)

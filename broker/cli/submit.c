@@ -91,9 +91,9 @@ static int send_all(const struct cli *c, struct feeder *f, struct progress *prog
     if (failed) {
         int rc = cli_fail(&e);
         if (f->n_rows > 0 && !f->cancelled && !f->lost)
-            cli_say("%" PRId64 " rows are accepted already; the same command again goes on "
+            cli_say("%" PRId64 " row%s accepted already; the same command again goes on "
                     "from there",
-                f->n_rows);
+                f->n_rows, f->n_rows == 1 ? " is" : "s are");
         return w.refuse && waiting_is_worth(&e) ? EX_TEMPFAIL : rc;
     }
     if (lines_is_changed(f->lines))
@@ -110,7 +110,8 @@ static int send_all(const struct cli *c, struct feeder *f, struct progress *prog
     } else {
         printf("job '");
         print_safely(stdout, f->key);
-        printf("': %" PRId64 " rows accepted, %" PRId64 " bad lines\n", f->n_rows, f->n_bad);
+        printf("': %" PRId64 " row%s accepted, %" PRId64 " bad line%s\n", f->n_rows,
+            cli_s(f->n_rows), f->n_bad, cli_s(f->n_bad));
     }
     return f->n_bad > 0 ? EX_ROWS_FAILED : EX_OK;
 }

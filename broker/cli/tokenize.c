@@ -112,7 +112,7 @@ static void print_table(const struct job *j, const struct tokens *t)
         print_piece(tokenizer_piece(j->text.tokenizer, t->composed.ids[i]));
         printf("'\n");
     }
-    printf("%u tokens\n", n);
+    printf("%u token%s\n", n, cli_s(n));
 }
 
 /* ---- one text ---- */

@@ -116,11 +116,11 @@ static void print_state(const json_t *r)
 
 static void print_retried(const json_t *r)
 {
-    printf("job %" PRId64 ": %s, %" PRId64 " rows queued again\n", reply_int(r, "job"),
-        reply_text(r, "state"), reply_int(r, "retried"));
+    printf("job %" PRId64 ": %s, %" PRId64 " row%s queued again\n", reply_int(r, "job"),
+        reply_text(r, "state"), reply_int(r, "retried"), cli_s(reply_int(r, "retried")));
     if (reply_int(r, "kept") > 0)
-        printf("%" PRId64 " failed rows stay as they are: they failed for what is in them\n",
-            reply_int(r, "kept"));
+        printf("failed for what is in them, and left as they are: %" PRId64 " row%s\n",
+            reply_int(r, "kept"), cli_s(reply_int(r, "kept")));
 }
 
 #define BESIDE_KEY                                                                                 \

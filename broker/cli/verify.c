@@ -361,8 +361,8 @@ static int report(const struct verify *v)
 static int end_early(struct verify *v, const struct err *e)
 {
     int rc = cli_interrupted() ? EX_TEMPFAIL : cli_fail(e);
-    cli_say("%s after %zu of %zu rows", cli_interrupted() ? "stopped" : "given up", v->n_compared,
-        v->n_rows);
+    cli_say("%s after %zu of %zu row%s", cli_interrupted() ? "stopped" : "given up", v->n_compared,
+        v->n_rows, cli_s((int64_t)v->n_rows));
     if (v->n_compared > 0)
         report(v);
     return rc;

@@ -71,11 +71,10 @@ int verify_report(const struct cli *c, const struct verify_result *v)
         rc = json_print_line(stdout, all, &e) == 0 ? EX_OK : cli_fail(&e);
         json_decref(all);
     } else {
-        printf("job %lld: %zu rows scored again, %zu equal in every bit, %zu not\n",
-            (long long)v->job, n, n_equal, n - n_equal);
+        printf("job %lld: %zu row%s scored again, %zu equal in every bit, %zu not\n",
+            (long long)v->job, n, cli_s((int64_t)n), n_equal, n - n_equal);
         if (n_other_mode > 0)
-            printf("%zu of them were scored under another checkpoint or mode than the broker has "
-                   "now\n",
+            printf("scored under another checkpoint or mode than the broker has now: %zu of them\n",
                 n_other_mode);
     }
     json_decref(differ);

@@ -313,7 +313,7 @@ def test_purge_gives_the_space_back(directory):
         client.call("cancel", job="large")
         assert purge("--older-than", "1h").stdout == "0 jobs purged, 0 rows\n"
         wait_until(lambda: size() > 60 << 20)
-        assert purge("large").stdout == "1 jobs purged, 8001 rows\n"
+        assert purge("large").stdout == "1 job purged, 8001 rows\n"
         assert broker.sql("select key from jobs") == [("kept",)]
         assert client.submit("large", [{"ids": [3]}])["job"] > 2
         kills = []  # how many rows each has left
