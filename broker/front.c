@@ -17,7 +17,7 @@
 #define FIRST_DELAY_MS 1000
 #define MOST_DELAY_MS 30000
 #define STEADY_MS 60000 /* a process that ran so long was a good one */
-#define OWN_WORDS 7     /* of its command: the program, and three options of ours */
+#define OWN_WORDS 9     /* of its command: the program, and four options of ours */
 
 struct front {
     char program[4096], url[300], failure[256];
@@ -74,7 +74,9 @@ static void write_command(struct front *f, const struct options *o, const char *
     f->argv[n++] = (char *)(o->n_listen > 0 ? o->listen[0] : data);
     f->argv[n++] = (char *)"--listen";
     f->argv[n++] = (char *)o->http;
-    if (o->log_json) { /* what follows may say otherwise */
+    f->argv[n++] = (char *)"--log-level"; /* what follows may say otherwise */
+    f->argv[n++] = (char *)log_level_name();
+    if (o->log_json) {
         f->argv[n++] = (char *)"--log-format";
         f->argv[n++] = (char *)"json";
     }

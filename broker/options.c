@@ -130,7 +130,7 @@ static const struct {
     {"worker", "PATH",
         "worker program (default: beside this one, assay-worker or, on GPUs, assay-worker-cuda)",
         TEXT, offsetof(struct options, worker), 0, 0},
-    {"log-level", "LEVEL", "error, warn, info or debug (default info)", LEVEL,
+    {"log-level", "LEVEL", "error, warn, info or debug, the workers' too (default info)", LEVEL,
         offsetof(struct options, log_level), 0, 0},
     {"log-format", "FORM", "text or json: the form of log lines, the workers' too (default text)",
         LOG_FORMAT, offsetof(struct options, log_json), 0, 0},

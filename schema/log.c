@@ -51,6 +51,11 @@ void log_init(const char *role, int rank, enum log_level level)
         log_fd = STDERR_FILENO;
 }
 
+const char *log_level_name(void)
+{
+    return level_names[log_level];
+}
+
 int log_level_from_name(const char *name)
 {
     for (int i = 0; i <= LOG_LEVEL_DEBUG; i++)

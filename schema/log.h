@@ -32,6 +32,8 @@ void log_init(const char *role, int rank, enum log_level level);
 void log_use_json(void);
 int log_is_json(void);
 
+/* The name of the level that log_init was given, as the option has it. */
+const char *log_level_name(void);
 /* Returns the level of "error", "warn", "info" or "debug"; -1 for anything else. */
 int log_level_from_name(const char *name);
 

@@ -101,6 +101,8 @@ static int start_rank(struct ranks *r, uint32_t rank, const struct stage *stage,
         argv[n++] = "--identity";
         argv[n++] = o->identity;
     }
+    argv[n++] = "--log-level";
+    argv[n++] = log_level_name();
     if (log_is_json()) {
         argv[n++] = "--log-format";
         argv[n++] = "json";

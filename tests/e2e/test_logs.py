@@ -48,6 +48,7 @@ def test_every_line_is_read(directory, form, read):
     with Broker(data, model=MODELS / "demo-reward", worker=FAULTY_WORKER, options=options) as broker, broker.client() as client:
         client.call("score", rows=[{"ids": [5, 7, 6]}, {"ids": [5, 9, 6]}, {"ids": [5, 6]}])
         [worker] = client.call("info")["workers"]
+        assert b"\0--log-level\0debug\0" in pathlib.Path(f"/proc/{worker['pid']}/cmdline").read_bytes()
         assert (b"\0--log-format\0json\0" in pathlib.Path(f"/proc/{worker['pid']}/cmdline").read_bytes()) == (form == "json")
         os.kill(worker["pid"], signal.SIGKILL)
         client.call("score", rows=[{"ids": [5, 6, 7, 8]}])
