@@ -100,12 +100,7 @@ int store_end_tally(struct store *s, struct err *e)
         "done + ?2 = placed then ?7 end "
         "where job = ?8",
         "iiiiiiii", t.next_seq, t.done, t.failed, t.tokens, t.copied, t.cached, now_ms, t.job);
-    return rc != 0 ? rc
-                   : store_run(s, e,
-                         "insert into minute values (?, ?, ?) on conflict (minute) do update set "
-                         "n_rows = n_rows + excluded.n_rows, "
-                         "n_tokens = n_tokens + excluded.n_tokens",
-                         "iii", now_ms / 60000, t.done, t.tokens);
+    return rc != 0 ? rc : store_note_minute(s, now_ms, t.done, t.tokens, e);
 }
 
 static void count_result(

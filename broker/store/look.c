@@ -1,17 +1,5 @@
-/* look.c - reads for those who look on: minutes, the newest jobs, failed rows. */
+/* look.c - reads for those who look on: the newest jobs, failed rows. */
 #include "broker/store/private.h"
-
-int store_each_minute(
-    struct store *s, int64_t from, store_minute_visitor *visit, void *arg, struct err *e)
-{
-    int rc;
-    sqlite3_stmt *q = store_prepare(s,
-        "select minute, n_rows, n_tokens from minute where minute >= ? order by minute", "i", from);
-    while ((rc = store_step(s, q, e)) == 1)
-        visit(arg, sqlite3_column_int64(q, 0), sqlite3_column_int64(q, 1),
-            sqlite3_column_int64(q, 2));
-    return rc;
-}
 
 int store_job_below(struct store *s, int64_t job, struct store_job *out, struct err *e)
 {

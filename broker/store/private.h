@@ -167,6 +167,7 @@ struct store {
     struct touched_job touched[STORE_TOUCHED]; /* whose checksums the commit must write */
     int n_touched;
     struct store_tally tally;
+    long long minutes_due_ms; /* when old minutes are looked for (minutes.c); monotonic */
     struct store_ahead ahead;
     struct store_block blocks[STORE_BLOCKS];
     void *scratch; /* for an answer's values */
@@ -354,6 +355,9 @@ int store_insert_result(
     struct store *s, const struct result_record *r, const char *vector_json, struct err *e);
 /* Writes the values as JSON, for people; the caller frees it. */
 char *store_vector_json(const float *values, uint32_t n);
+/* Adds to the minute of now_ms (wall clock), and sums old minutes by hours now and then. */
+int store_note_minute(
+    struct store *s, int64_t now_ms, int64_t n_rows, int64_t n_tokens, struct err *e);
 /* Adds s->tally to its job's counters, and clears it. */
 int store_end_tally(struct store *s, struct err *e);
 
