@@ -13,9 +13,8 @@
 #include "schema/version.h"
 
 #define MIB (1024.0 * 1024.0)
-#define SHM_LEAST (64.0 * MIB)   /* a small group's stage */
-#define SHM_ENOUGH (512.0 * MIB) /* several groups' */
-#define FILES_LEAST 256          /* the broker's own, and some clients */
+#define SHM_ENOUGH (1024.0 * MIB) /* for NCCL's buffers, as NVIDIA advises */
+#define FILES_LEAST 256           /* the broker's own, and some clients */
 #define FILES_ENOUGH 4096
 
 static void look_at_versions(struct doctor *d, const struct cli *c)
@@ -60,14 +59,21 @@ static void look_at_cpu(struct doctor *d)
 }
 #endif
 
-static void look_at_gpus(struct doctor *d, const struct cli *c)
+static int count_gpus(void)
 {
-    char path[4200], device[32];
+    char device[32];
     int n = 0;
     for (int i = 0; i < 256; i++) {
         snprintf(device, sizeof device, "/dev/nvidia%d", i);
         n += access(device, F_OK) == 0;
     }
+    return n;
+}
+
+static void look_at_gpus(struct doctor *d, const struct cli *c)
+{
+    char path[4200];
+    int n = count_gpus();
     snprintf(path, sizeof path, "%s/assay-worker-cuda", c->bin_dir);
     int has_worker = access(path, X_OK) == 0;
     if (n == 0)
@@ -79,18 +85,21 @@ static void look_at_gpus(struct doctor *d, const struct cli *c)
         doctor_say(d, DOCTOR_OK, "gpus", NULL, "%d; `assay-worker-cuda --devices` lists them", n);
 }
 
+/* Batches are in memory without a name (shm/stage.c), however small /dev/shm is. NCCL's buffers are
+ * files there. */
 static void look_at_shm(struct doctor *d)
 {
-    struct statvfs v;
-    if (statvfs("/dev/shm", &v) != 0) {
-        doctor_say(d, DOCTOR_WRONG, "/dev/shm", "mount a tmpfs there", "is not there");
-        return;
-    }
-    double room = (double)v.f_bavail * (double)v.f_frsize;
-    doctor_say(d, doctor_grade(room, SHM_LEAST, SHM_ENOUGH), "/dev/shm",
-        "batches are staged there: give it 512 MiB (in a container --shm-size=1g; else mount -o "
-        "remount,size=1g /dev/shm)",
-        "%.0f MiB free", room / MIB);
+    struct statvfs v = {0};
+    double room = statvfs("/dev/shm", &v) == 0 ? (double)v.f_bavail * (double)v.f_frsize : 0;
+    int n = count_gpus();
+    if (n < 2)
+        doctor_say(d, DOCTOR_OK, "/dev/shm", NULL,
+            "%.0f MiB free; only NCCL needs it, for several GPUs", room / MIB);
+    else
+        doctor_say(d, room < SHM_ENOUGH ? DOCTOR_WARNING : DOCTOR_OK, "/dev/shm",
+            "NCCL's buffers are there with --tp: give it 1 GiB (in a container --shm-size=1g; else "
+            "mount -o remount,size=1g /dev/shm)",
+            "%.0f MiB free", room / MIB);
 }
 
 static const char *limit_text(rlim_t n, double unit, char text[32])

@@ -6,7 +6,7 @@ import subprocess
 import time
 
 import pytest
-from harness import BIN, Broker
+from harness import BIN, MODELS, PATIENCE, Broker
 
 NAMES = {"versions", "cpu", "gpus", "/dev/shm", "open files", "locked memory", "data directory", "file system", "disk", "sync", "clock"}
 
@@ -82,3 +82,16 @@ def test_a_clock_that_is_behind(tmp_path):
     db.close()
     found = checks(tmp_path / "d")
     assert found["clock"]["verdict"] == "wrong" and "behind" in found["clock"]["found"]
+
+
+def test_a_small_dev_shm_is_no_fault(directory):
+    """Batches need none of it, with ranks neither; so doctor does not say that they do."""
+    can = subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
+    if not can or os.geteuid() != 0:
+        pytest.skip("no right to mount a small /dev/shm")
+    (directory / "in.jsonl").write_text('{"ids": [1, 2, 3]}\n')
+    script = f"mount -t tmpfs -o size=4k none /dev/shm && '{BIN}/assay' score in.jsonl -o out.jsonl --tp 2 --model '{MODELS}/demo-reward' && '{BIN}/assay' doctor --data d"
+    done = subprocess.run(["unshare", "-m", "sh", "-c", script], cwd=directory, capture_output=True, text=True, timeout=60 * PATIENCE)
+    assert '"score":' in (directory / "out.jsonl").read_text(), done
+    line = next(one for one in done.stdout.splitlines() if "/dev/shm" in one)
+    assert line.startswith("ok") or "NCCL" in line, line
