@@ -9,7 +9,7 @@ SHARE = $(DESTDIR)$(PREFIX)/share
 BIN   = $(DESTDIR)$(PREFIX)/bin
 UNITS := broker/assayd.service broker/http/assay-http.service broker/http/assay-http.socket
 DOCS  := README.md CHANGELOG.md LICENSE broker/OPERATION.md broker/http/README.md schema/PROTOCOL.md schema/ROWS.md \
-         schema/SCHEMA.md worker/README.md cuda/README.md
+         debian/deploy/README.md debian/deploy/Containerfile debian/deploy/score.sbatch debian/deploy/score-job.yaml schema/SCHEMA.md worker/README.md cuda/README.md
 MODELS  := demo-reward demo-process
 MONITOR := broker/http/alerts.yml broker/http/dashboard.json
 OWN   = $(SHARE)/assay
