@@ -93,6 +93,13 @@ struct large_appends {
     struct message *first, *last; /* those that wait; first NULL: none */
 };
 
+/* A job of whose results a page was given that is not the last (retain.h). */
+struct reading {
+    int64_t job;        /* 0: none */
+    long long until_ms; /* monotonic */
+};
+#define BROKER_READINGS 256 /* the oldest makes room */
+
 struct broker {
     const struct options *options;
     struct devices devices; /* what the groups run on */
@@ -149,6 +156,7 @@ struct broker {
     int known_waits;          /* the last tick was too long for known results */
     int connections_are_full; /* as last logged */
     unsigned connections_ended;
+    struct reading readings[BROKER_READINGS];
     long long retain_due_ms;  /* next look at jobs that have been over for long */
     long long purge_due_ms;   /* next look at purged jobs; 0: a purge was requested */
     uint64_t workers_sum;     /* of the workers table's content */

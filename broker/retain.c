@@ -13,6 +13,7 @@
 #define LOOK_MS 1000
 #define AGAIN_MS 20 /* there are more */
 #define MOST 64     /* jobs of a look */
+#define READING_MS 10000
 
 struct due {
     int64_t jobs[MOST];
@@ -44,8 +45,36 @@ static void tell(struct broker *b, const struct due *d)
     }
 }
 
+/* The job's place, else the one that is over first. */
+static struct reading *find(struct broker *b, int64_t job)
+{
+    struct reading *found = b->readings;
+    for (int i = 0; i < BROKER_READINGS; i++) {
+        struct reading *r = &b->readings[i];
+        if (r->job == job)
+            return r;
+        found = r->until_ms < found->until_ms ? r : found;
+    }
+    return found;
+}
+
+void retain_note_page(struct broker *b, int64_t job, int done, long long now_ms)
+{
+    struct reading *r = find(b, job);
+    if (!done)
+        *r = (struct reading){job, now_ms + READING_MS};
+    else if (r->job == job)
+        *r = (struct reading){0, 0};
+}
+
+static int is_read(struct broker *b, int64_t job, long long now_ms)
+{
+    const struct reading *r = find(b, job);
+    return r->job == job && now_ms < r->until_ms;
+}
+
 /* Returns whether there may be more. */
-static int purge_due(struct broker *b, int is_ephemeral, int64_t before_ms)
+static int purge_due(struct broker *b, int is_ephemeral, int64_t before_ms, long long now_ms)
 {
     struct err e = {0};
     struct due d = {.n_purged = 0};
@@ -53,7 +82,7 @@ static int purge_due(struct broker *b, int is_ephemeral, int64_t before_ms)
     if (rc > 0)
         rc = 0;
     for (int i = 0; rc == 0 && i < d.n; i++)
-        if (!waiters_has_job(b, d.jobs[i]))
+        if (!waiters_has_job(b, d.jobs[i]) && !is_read(b, d.jobs[i], now_ms))
             rc = purge_one(b, d.jobs[i], before_ms, &d, &e);
     if (rc == 0 && d.n_purged > 0)
         rc = transaction_commit(b, &e);
@@ -73,9 +102,9 @@ long long retain_tick(struct broker *b, long long now_ms)
     int64_t wall_ms = now_wall_ms();
     if (now_ms < b->retain_due_ms)
         return b->retain_due_ms;
-    int more = purge_due(b, 1, wall_ms - o->retain_ephemeral_s * 1000);
+    int more = purge_due(b, 1, wall_ms - o->retain_ephemeral_s * 1000, now_ms);
     if (o->retain_s > 0)
-        more |= purge_due(b, 0, wall_ms - o->retain_s * 1000);
+        more |= purge_due(b, 0, wall_ms - o->retain_s * 1000, now_ms);
     b->retain_due_ms = now_ms + (more ? AGAIN_MS : LOOK_MS);
     return b->retain_due_ms;
 }

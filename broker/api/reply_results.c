@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "broker/api/statistics.h"
+#include "broker/retain.h"
 #include "schema/alloc.h"
 #include "schema/clock.h"
 
@@ -394,6 +395,8 @@ static void write_page(struct broker *b, const struct envelope *env, struct slic
     const struct reply_part *p, int done)
 {
     uint32_t is_read = p->of_job.mode > 0;
+    if (is_read)
+        retain_note_page(b, p->job, done, now_mono_ms());
     struct msg_writer *w = outbox_ok(b->outbox, env, id, 3 + 2 * is_read);
     if (is_read)
         msg_key_int(w, "job", p->job);

@@ -166,3 +166,16 @@ def test_the_python_client_lets_jobs_go(tmp_path):
         calls = AssayClient(broker.endpoint)
         assert len(calls.score(rows_of(3))) == len(calls.score(rows_of(3), key="kept")) == 3
         wait_until(lambda: keys(client) == {"kept"})
+
+
+def test_a_job_stays_while_it_is_read(tmp_path):
+    """However short --retain is: a reader that takes its time gets every page, and then the job goes."""
+    with Broker(tmp_path / "d", options=["--retain", "1s"]) as broker, broker.client() as client:
+        job = client.submit("a", [{"id": k, "ids": [k % 300, 7, 11]} for k in range(80)])["job"]
+        rows, after, done = [], 0, False
+        while not done:
+            reply = client.call("results", job=job, after=after, limit=10, wait_ms=10000)
+            rows, after, done = rows + reply["rows"], reply["next"], reply["done"]
+            time.sleep(0.6)
+        assert sorted(row["id"] for row in rows) == list(range(80))
+        wait_until(lambda: broker.sql("select count(*) from jobs") == [(0,)])
