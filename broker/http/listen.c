@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "broker/http/acceptor.h"
 #include "broker/http/exchange.h"
 #include "schema/alloc.h"
 #include "schema/log.h"
@@ -25,6 +26,7 @@
 
 struct listener {
     struct MHD_Daemon *daemon;
+    struct acceptor *acceptor; /* of a socket that outlives us; NULL: the daemon accepts */
     int fd;
     atomic_int takes_none;
     char *cert, *key;
@@ -186,18 +188,24 @@ static int start_daemon(struct listener *l, struct server *s, struct err *e)
 {
     const struct http_options *o = s->options;
     unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG |
-                     (o->tls_cert ? MHD_USE_TLS : 0);
+                     (o->tls_cert ? MHD_USE_TLS : 0) |
+                     (s->inherited_fd ? MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ITC : 0);
+    unsigned n_threads = s->inherited_fd ? 0 : THREADS; /* a pool needs a socket of its own */
+    unsigned most = (unsigned)(o->max_connections > THREADS ? o->max_connections : THREADS);
+    struct MHD_OptionItem own[] = {
+        {MHD_OPTION_LISTEN_SOCKET, l->fd, NULL}, {MHD_OPTION_END, 0, NULL}};
     struct MHD_OptionItem tls[] = {{MHD_OPTION_HTTPS_MEM_CERT, 0, l->cert},
         {MHD_OPTION_HTTPS_MEM_KEY, 0, l->key}, {MHD_OPTION_END, 0, NULL}};
     struct MHD_OptionItem none[] = {{MHD_OPTION_END, 0, NULL}};
     l->daemon = MHD_start_daemon(flags, 0, accepts, l, exchange_step, s, MHD_OPTION_EXTERNAL_LOGGER,
-        on_log, NULL, MHD_OPTION_LISTEN_SOCKET, l->fd, MHD_OPTION_THREAD_POOL_SIZE,
-        (unsigned)THREADS, MHD_OPTION_CONNECTION_LIMIT,
-        (unsigned)(o->max_connections > THREADS ? o->max_connections : THREADS),
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEAD_BYTES, MHD_OPTION_CONNECTION_TIMEOUT,
-        (unsigned)(PEERS_IDLE_MS / 1000), MHD_OPTION_STRICT_FOR_CLIENT, 1,
-        MHD_OPTION_NOTIFY_COMPLETED, exchange_end, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection,
-        s, MHD_OPTION_ARRAY, o->tls_cert ? tls : none, MHD_OPTION_END);
+        on_log, NULL, MHD_OPTION_ARRAY, s->inherited_fd ? none : own, MHD_OPTION_THREAD_POOL_SIZE,
+        n_threads, MHD_OPTION_CONNECTION_LIMIT, most, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+        (size_t)HEAD_BYTES, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)(PEERS_IDLE_MS / 1000),
+        MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_NOTIFY_COMPLETED, exchange_end, s,
+        MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_ARRAY, o->tls_cert ? tls : none,
+        MHD_OPTION_END);
+    if (l->daemon && s->inherited_fd)
+        return acceptor_new(&l->acceptor, l->fd, l->daemon, most, e);
     if (l->daemon)
         return 0;
     l->fd = -1; /* it is closed: by then the number may be another thread's */
@@ -227,7 +235,10 @@ int listener_new(struct listener **out, struct server *s, struct err *e)
 
 void listener_quiesce(struct listener *l)
 {
-    atomic_store(&l->takes_none, 1);
+    if (l->acceptor)
+        acceptor_free(&l->acceptor); /* others wait for the next process */
+    else
+        atomic_store(&l->takes_none, 1);
 }
 
 void listener_free(struct listener **out)
@@ -236,6 +247,7 @@ void listener_free(struct listener **out)
     *out = NULL;
     if (!l)
         return;
+    acceptor_free(&l->acceptor);
     if (l->daemon)
         MHD_stop_daemon(l->daemon);
     if (l->fd >= 0)

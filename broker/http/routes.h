@@ -2,7 +2,8 @@
  *
  * assay-http (main.c) is a process of its own, in front of a broker, for programs that speak HTTP:
  *
- *     listen.c      sockets and connections, by libmicrohttpd; inherited.c: systemd's socket;
+ *     listen.c      sockets and connections, by libmicrohttpd; inherited.c: systemd's socket,
+ *                   and acceptor.c: its connections;
  *                   peers.c: those that leave or dawdle
  *     headers.c     what a request's head may say; keys.c: who may ask;
  *                   host.c: under which name, without keys

@@ -57,7 +57,7 @@ def test_man_pages_say_what_help_says(directory):
         assert f"assay\\-{verb} (1)" in overview
         options = re.findall(r"^  (?:-\w, )?--([a-z-]+)", run(verb, "--help").stdout, re.M)
         shared = {"connect", "data", "json", "timeout"} & set(options)
-        asks_no_broker = {"scrub": {"data", "json"}, "backup": {"data", "json"}, "doctor": {"data", "json"}, "check": {"json"}, "tokenize": {"json"}, "man": set(), "completion": set()}
+        asks_no_broker = {"scrub": {"data", "json"}, "backup": {"data", "json"}, "doctor": {"data", "json"}, "check": {"json"}, "tokenize": {"json"}, "man": set(), "completion": set(), "shard": set()}
         assert shared == asks_no_broker.get(verb, {"connect", "data", "json", "timeout"}) and "help" in options, verb
         found = re.findall(r"^(?:\\fB\\-\w\\fR, )?\\fB\\-\\-(\S+)\\fR", page, re.M)
         assert [name.replace("\\-", "-") for name in found] == options

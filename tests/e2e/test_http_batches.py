@@ -587,7 +587,9 @@ def test_files_and_batches_are_their_makers(directory, broker):
         assert status == 200 and "owner" not in text
         file = json.loads(text)["id"]
         wanted = {"input_file_id": file, "endpoint": "/v1/classify", "completion_window": "24h"}
-        assert ask("grafana", "POST", "/v1/batches", wanted)[0] == 404
+        none = "file-" + 32 * "0"
+        status, reply = ask("grafana", "POST", "/v1/batches", {**wanted, "input_file_id": none})
+        assert (status, json.loads(json.dumps(reply).replace(none, file))) == ask("grafana", "POST", "/v1/batches", wanted) and status == 400
         status, batch = ask("trainer", "POST", "/v1/batches", wanted)
         assert status == 200 and "owner" not in json.dumps(batch)
         done = wait_until(lambda: (b := ask("trainer", "GET", f"/v1/batches/{batch['id']}")[1])["status"] in OVER and b)
