@@ -13,6 +13,11 @@ void double_fail(const char *function, int k, int error)
     (void)error;
 }
 
+void double_spoil(const char *kernel)
+{
+    (void)kernel;
+}
+
 int double_calls(const char *function)
 {
     (void)function;

@@ -12,6 +12,9 @@
  *     ASSAY_DOUBLE_FAIL=NAME:K:CODE the K-th call of NAME returns CODE, and so does all after it
  *     ASSAY_DOUBLE_FAIL_ONCE=FILE   the same for the first call from the K-th on that finds FILE,
  *                                   and takes it away: one process fails, once
+ *     ASSAY_DOUBLE_OFFER=NAMES      the algorithms of cublaslt.cc that the heuristic offers
+ *     ASSAY_DOUBLE_FREE=N           MiB of device memory that are said to be free (512)
+ *     ASSAY_DOUBLE_SPOIL=NAME       kernels with this in their name leave one number wrong
  *     ASSAY_DOUBLE_THREAD=1         a thread carries on with the work by itself, as a device
  *                                   does */
 #ifndef ASSAY_DOUBLES_H
@@ -30,10 +33,12 @@
 int double_enter(const char *function);
 /* [at, at + bytes) must lie in one allocation of the device, or of pinned host memory. */
 void double_check_device(const char *call, const void *at, size_t bytes);
-/* Put work into a stream; cost counts for cudaEventElapsedTime, in ms. */
+/* Put work into a stream; cost counts for cudaEventElapsedTime, in ms. Work of no cost changes no
+ * memory of the device's. */
 void double_queue(cudaStream_t stream, const std::function<void()> &run, float cost);
 /* The same, for work that may have to wait: run returns whether it is done. */
 void double_queue_waiting(cudaStream_t stream, const std::function<bool()> &run);
-int double_device(); /* the one set */
+int double_device();       /* the one set */
+uint64_t double_changes(); /* rises with all work that may have changed the device's memory */
 
 #endif

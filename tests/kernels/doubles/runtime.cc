@@ -45,6 +45,7 @@ struct allocation {
 struct CUstream_st {
     std::deque<work> queue;
     float clock;
+    bool computes; /* has had a kernel */
 };
 
 namespace
@@ -57,8 +58,9 @@ struct runtime {
     std::set<CUstream_st *> streams;
     std::map<const char *, allocation> memory;
     std::map<std::string, int> calls;
-    std::string fail_name, fail_once;
+    std::string fail_name, fail_once, spoiled;
     int fail_at, fail_with, failed_with, device;
+    uint64_t changes;
     uint64_t random;
     pid_t environment_of; /* the process that has read it; a fork reads it anew */
 };
@@ -95,6 +97,7 @@ bool step()
         work w = s->queue.front();
         if (w.run()) {
             s->clock += w.cost;
+            r().changes += w.cost > 0;
             s->queue.pop_front();
             return true;
         }
@@ -126,6 +129,8 @@ void read_environment()
     if (fail && sscanf(fail, "%63[^:]:%d:%d", name, &r().fail_at, &r().fail_with) == 3)
         r().fail_name = name;
     r().fail_once = once ? once : "";
+    if (const char *kernel = getenv("ASSAY_DOUBLE_SPOIL"))
+        r().spoiled = kernel;
     if (number_of("ASSAY_DOUBLE_THREAD", 0)) {
         std::thread([] {
             for (;;) {
@@ -176,6 +181,7 @@ cudaError_t take(const char *call, void **memory, size_t bytes, kind what)
         return cudaErrorMemoryAllocation;
     memset(*memory, 0xff, bytes);
     r().memory[static_cast<char *>(*memory)] = {bytes, what, false};
+    r().changes++;
     return cudaSuccess;
 }
 
@@ -224,6 +230,12 @@ void double_fail(const char *function, int k, int error)
     r().fail_at = k + r().calls[function];
     r().fail_with = error;
     r().failed_with = 0;
+}
+
+void double_spoil(const char *kernel)
+{
+    LOCKED;
+    r().spoiled = kernel;
 }
 
 int double_calls(const char *function)
@@ -282,19 +294,46 @@ void double_queue(cudaStream_t stream, const std::function<void()> &run, float c
         cost});
 }
 
+uint64_t double_changes()
+{
+    return r().changes;
+}
+
 int double_device()
 {
     return r().device;
 }
 
+/* Runs a kernel and makes one of the numbers that it changed wrong: the highest bit of its exponent
+ * is another. */
+static void run_spoiled(const std::function<void()> &run)
+{
+    std::vector<std::pair<char *, std::vector<char>>> before;
+    std::vector<uint32_t *> changed;
+    for (auto &a : r().memory)
+        if (a.second.what == DEVICE) {
+            char *at = const_cast<char *>(a.first);
+            before.push_back({at, std::vector<char>(at, at + a.second.bytes)});
+        }
+    run();
+    for (auto &b : before)
+        for (size_t i = 0; i + 4 <= b.second.size(); i += 4)
+            if (memcmp(b.first + i, b.second.data() + i, 4) != 0)
+                changed.push_back(reinterpret_cast<uint32_t *>(b.first + i));
+    if (!changed.empty())
+        *changed[changed.size() / 2] ^= 0x40000000u;
+}
+
 cudaError_t simt_submit(cudaStream_t stream, const char *kernel, const std::function<void()> &run)
 {
+    LOCKED;
     int rc = double_enter("launch");
-    (void)kernel;
     if (rc)
         return static_cast<cudaError_t>(rc);
-    double_queue(stream, run, 0.001f);
-    return cudaGetLastError(); /* as simt_launch ends under nvcc */
+    stream->computes = true;
+    bool spoil = !r().spoiled.empty() && strstr(kernel, r().spoiled.c_str());
+    double_queue(stream, spoil ? std::function<void()>([run] { run_spoiled(run); }) : run, 0.001f);
+    return cudaSuccess;
 }
 
 /* As the real runtime does: what is not success stays a thread's last error until it is asked for,
@@ -451,7 +490,7 @@ cudaError_t cudaFreeHost(void *memory)
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 {
-    *free_bytes = 1u << 29;
+    *free_bytes = static_cast<size_t>(number_of("ASSAY_DOUBLE_FREE", 512)) << 20;
     *total = 1u << 30;
     return cudaSuccess;
 }
@@ -536,7 +575,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned int flags)
 {
     ENTER("cudaStreamCreateWithFlags");
     (void)flags;
-    *stream = new CUstream_st{{}, 0};
+    *stream = new CUstream_st{{}, 0, false};
     r().streams.insert(*stream);
     return cudaSuccess;
 }
@@ -573,6 +612,8 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void *user_data)
 {
     ENTER("cudaLaunchHostFunc");
+    if (stream->computes)
+        double_misuse("cudaLaunchHostFunc", "in a stream of kernels, which wait for the host then");
     double_queue(
         stream, [=] { function(user_data); }, 0);
     return cudaSuccess;
