@@ -12,6 +12,7 @@
 
 #include "cuda/comm_nccl.h"
 #include "cuda/gemm.h"
+#include "cuda/self_check.h"
 #include "schema/alloc.h"
 #include "schema/log.h"
 
@@ -142,7 +143,7 @@ static int device_open(struct device **out, const struct device_options *o, stru
         rc = gemm_new(&d->gemm, d, o, e);
     if (rc == 0 && d->comm)
         rc = comm_nccl_new(&d->comm_nccl, d, o, e);
-    return rc;
+    return rc == 0 ? self_check(d, o, e) : rc; /* last: ranks wait for each other before */
 }
 
 static void free_lane(struct lane *l)

@@ -79,7 +79,7 @@ int gemm_new(struct gemm **out, struct device *d, const struct device_options *o
     snprintf(g->machine, sizeof g->machine, "%.100s, driver %d, cuBLASLt %zu", d->properties.name,
         driver, cublasLtGetVersion());
     if (o->cache_dir)
-        snprintf(g->cache_file, sizeof g->cache_file, "%s/gemm-algorithms.txt", o->cache_dir);
+        snprintf(g->cache_file, sizeof g->cache_file, "%s/" GEMM_CACHE_FILE, o->cache_dir);
     if (rc == 0)
         rc = take_rounded(g, o, e);
     return rc == 0 ? take_scratch(g, o, e) : rc;

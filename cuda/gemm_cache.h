@@ -1,4 +1,5 @@
-/* gemm_cache.h - a small file of chosen algorithms, one per line: "<bytes in hex> <key>". A
+/* gemm_cache.h - a small file of chosen algorithms, and of devices that passed (self_check.h), one
+ * per line: "<bytes in hex> <key>". A
  * missing, unreadable or damaged file counts as empty: the trials run again and may choose
  * differently, which changes the mode for jobs begun before. */
 #ifndef ASSAY_CUDA_GEMM_CACHE_H
@@ -7,6 +8,8 @@
 #include <stddef.h>
 
 #include "schema/err.h"
+
+#define GEMM_CACHE_FILE "gemm-algorithms.txt" /* in device_options.cache_dir */
 
 /* Returns 1 and fills *value if the file has more than `skip` lines with this key and this many
  * bytes, else 0. The first usable line counts, so two processes that chose at the same time use the

@@ -95,6 +95,9 @@ static inline int64_t gpu_row_stride(int64_t cols, enum dtype type)
 cudaError_t gpu_fill_noise(struct device *d, void *to, size_t bytes, enum dtype type, float size);
 
 extern const struct device_ops gpu_device_ops; /* worker/device.h */
+/* Element i of memory of a type (not PACKED), on the host. */
+float gpu_element(const void *data, enum dtype type, int64_t i);
+
 /* See prepare_weights.c. */
 int gpu_prepare_weights(struct device *d, struct weight_stack *stacks, size_t n, struct err *e);
 

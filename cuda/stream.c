@@ -1,6 +1,9 @@
-/* stream.c - driver calls that must succeed, the compute stream, and noise for trying products
+/* stream.c - driver calls that must succeed, the compute stream, numbers as the host
+ * sees them, and noise for trying products
  * (gpu.h). */
 #include "cuda/gpu.h"
+
+#include <math.h>
 
 #include "schema/log.h"
 
@@ -30,6 +33,25 @@ cudaStream_t gpu_stream(struct device *d)
         d->copies_pending = 0;
     }
     return d->compute;
+}
+
+static float e4m3_value(uint8_t bits)
+{
+    int exponent = bits >> 3 & 15, mantissa = bits & 7;
+    float x =
+        exponent > 0 ? ldexpf((float)(8 + mantissa), exponent - 10) : ldexpf((float)mantissa, -9);
+    return (bits & 0x7f) == 0x7f ? NAN : bits & 0x80 ? -x : x;
+}
+
+float gpu_element(const void *data, enum dtype type, int64_t i)
+{
+    float x;
+    if (type == DTYPE_F8)
+        return e4m3_value(((const uint8_t *)data)[i]);
+    if (type == DTYPE_I8)
+        return ((const int8_t *)data)[i];
+    dtype_convert(&x, DTYPE_F32, (const char *)data + i * dtype_bytes(type), type, 1);
+    return x;
 }
 
 /* Makes one piece of noise, in pinned memory of its own: the lanes may hold a batch's inputs. */

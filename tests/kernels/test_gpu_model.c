@@ -11,7 +11,7 @@
 #include <fcntl.h>
 #include <poll.h>
 
-#include "cuda/gpu.h"
+#include "cuda/self_check.h"
 #include "schema/log.h"
 #include "tests/kernels/doubles/controls.h"
 
@@ -490,6 +490,84 @@ static void test_no_device_and_no_memory(void **unused)
     assert_int_equal(double_live_allocations(), 0);
 }
 
+/* ---- the device tried at the start (cuda/self_check.h) ---- */
+
+struct spoiled {
+    const char *kernel, *words;
+    enum dtype quant;
+    uint32_t head_dim;
+};
+
+/* Opens a device of which a kernel leaves one number wrong. */
+static int open_spoiled(const struct spoiled *s, const char *remember, struct err *e)
+{
+    struct device *d = NULL;
+    struct device_options o = {.arena_bytes = 4096,
+        .input_bytes = 4096,
+        .output_bytes = 64,
+        .quant = s->quant,
+        .quant_rows = 32,
+        .quant_in = 64,
+        .quant_out = 64,
+        .head_dim = s->head_dim,
+        .cache_dir = remember};
+    double_spoil(s->kernel);
+    int rc = gpu_ops.device->open(&d, &o, e);
+    double_spoil("");
+    gpu_ops.device->close(&d);
+    return rc;
+}
+
+static void test_a_device_that_computes_wrong_numbers_is_refused(void **unused)
+{
+    static const struct spoiled kinds[] = {{"embed_kernel", "embed of", DTYPE_F32, 64},
+        {"gather_kernel", "gather of", DTYPE_F32, 64}, {"keep_kernel", "keep of", DTYPE_F32, 64},
+        {"(rms_norm_kernel", "rms_norm", DTYPE_F32, 64},
+        {"head_norm_kernel", "head_norm of", DTYPE_F32, 80},
+        {"rope_kernel", "rope of", DTYPE_F32, 64}, {"relu_kernel", "relu of", DTYPE_F32, 64},
+        {"add_bias_kernel", "add_bias of", DTYPE_F32, 64},
+        {"pool_kernel", "pool of", DTYPE_F32, 64},
+        {"sum_ranks_kernel", "sum_ranks of", DTYPE_F32, 64},
+        {"adapter_kernel", "linear_narrow of", DTYPE_F32, 64},
+        {"unpack_kernel", "unpack of", DTYPE_F32, 64},
+        {"round_kernel", "round_rows of", DTYPE_F32, 64},
+        {"swiglu_kernel", "silu_mul of", DTYPE_F32, 64},
+        {"attention_simt_kernel", "attention_simt of f32", DTYPE_F32, 64},
+        {"(attention_kernel", "attention_mma of f16", DTYPE_F32, 128},
+        {"swiglu_quantized_kernel", "silu_mul of f32 to int8", DTYPE_I8, 64},
+        {"quantize_kernel", "quantize_rows of f32 to fp8", DTYPE_F8, 64},
+        {"dequantize_kernel", "dequantize of f32", DTYPE_I8, 64}};
+    (void)unused;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        struct err e = {0};
+        assert_int_equal(open_spoiled(&kinds[i], NULL, &e), ASSAY_EUNSUPPORTED);
+        if (!strstr(e.msg, "GPU 0 (Test Double) computes wrong numbers") ||
+            !strstr(e.msg, kinds[i].words) || !strstr(e.msg, ": expected "))
+            fail_msg("%s: %s", kinds[i].kernel, e.msg);
+    }
+    assert_int_equal(double_live_allocations(), 0);
+}
+
+static void test_what_passed_is_remembered_and_what_did_not_is_not(void **unused)
+{
+    const struct spoiled good = {"", "", DTYPE_F32, 64}, bad = {"rope_kernel", "", DTYPE_F32, 64},
+                         other = {"rope_kernel", "", DTYPE_F32, 96};
+    char directory[] = "/tmp/test_gpu_model-XXXXXX", file[64];
+    struct err e = {0};
+    (void)unused;
+    assert_non_null(mkdtemp(directory));
+    assert_int_equal(open_spoiled(&bad, directory, &e), ASSAY_EUNSUPPORTED);
+    assert_int_equal(open_spoiled(&bad, directory, &e), ASSAY_EUNSUPPORTED);
+    assert_int_equal(open_spoiled(&good, directory, &e), 0);
+    int launches = double_calls("launch");
+    assert_int_equal(open_spoiled(&bad, directory, &e), 0);
+    assert_int_equal(double_calls("launch"), launches);
+    assert_int_equal(open_spoiled(&other, directory, &e), ASSAY_EUNSUPPORTED);
+    snprintf(file, sizeof file, "%s/gemm-algorithms.txt", directory);
+    unlink(file);
+    rmdir(directory);
+}
+
 #endif
 
 int main(int argc, char **argv)
@@ -514,6 +592,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_a_failing_call_ends_the_process),
         cmocka_unit_test(test_two_ranks_on_a_device_and_a_rank_that_never_comes),
         cmocka_unit_test(test_no_device_and_no_memory),
+        cmocka_unit_test(test_a_device_that_computes_wrong_numbers_is_refused),
+        cmocka_unit_test(test_what_passed_is_remembered_and_what_did_not_is_not),
 #endif
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
