@@ -5,9 +5,10 @@
  * TF32). The bias is added before D is rounded, once.
  *
  * F8 matrices have a scale for each row of W and of x, by which the library multiplies the sums
- * (OUTER_VEC). I8 products are exact int32 sums of some rows at a time, which our own kernel turns
- * into floats. The library takes them only from a number of rows on, so rows are rounded up, and
- * the extra rows' results are ignored.
+ * (OUTER_VEC); their bias is added by a kernel of ours, to the rounded result, since not every
+ * version of the library has both. I8 products are exact int32 sums of some rows at a time, which
+ * our own kernel turns into floats. The library takes few rows of either not everywhere, so rows
+ * are rounded up, and the extra rows' results, for which there is room, are ignored.
  *
  * Parts of a stack whose inputs are rounded differently (round.cu), or some of which are not, are
  * products of their own. */
@@ -113,7 +114,7 @@ void gemm_free(struct gemm **out)
 
 static void key_of(const struct gemm *g, const struct product *p, char *key, size_t size)
 {
-    snprintf(key, size, "%s, %s x %s, n %lld, k %lld, stride %lld%s, tried on %lld rows",
+    snprintf(key, size, "%s, %s x %s, n %lld, k %lld, stride %lld%s, compared on %lld rows",
         g->machine, dtype_name(p->in), dtype_name(p->out), (long long)p->n, (long long)p->k,
         (long long)p->weight_stride, p->has_bias ? ", bias" : "", (long long)gemm_max_rows(p->in));
 }
@@ -200,22 +201,25 @@ static struct product *find_product(
 
 static void run(struct device *d, const struct operands *o)
 {
+    int64_t unit = gemm_row_unit(o->x.dtype);
+    const void *bias = o->x.dtype == DTYPE_F8 ? NULL : o->bias;
     struct product wanted = {.in = o->x.dtype,
         .out = o->out.dtype,
         .n = o->w.rows,
         .k = o->x.cols,
         .weight_stride = o->w.stride,
-        .has_bias = o->bias != NULL};
-    struct product *p = find_product(d, wanted, &o->w, o->bias);
+        .has_bias = bias != NULL};
+    struct product *p = find_product(d, wanted, &o->w, bias);
     for (int64_t row = 0; row < o->x.rows; row += GEMM_MAX_ROWS) {
         int64_t n = o->x.rows - row < GEMM_MAX_ROWS ? o->x.rows - row : GEMM_MAX_ROWS;
         struct operands part = *o;
-        part.x = tensor_rows(o->x, row, n);
-        part.out = tensor_rows(o->out, row, n);
+        part.x = tensor_rows(o->x, row, round_up(n, unit));
+        part.out = tensor_rows(o->out, row, round_up(n, unit));
+        part.bias = bias;
         LT_MUST(gemm_multiply(d, p, &p->algo, &part));
-        if (n == GEMM_MAX_ROWS)
-            GPU_MUST(kernel_tick(gpu_stream(d), d->progress_device));
     }
+    if (o->bias && !bias)
+        GPU_MUST(kernel_add_bias(gpu_stream(d), o->out, o->bias));
 }
 
 /* Computes int32 sums for some rows at a time and turns them into floats. */

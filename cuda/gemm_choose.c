@@ -1,11 +1,13 @@
 /* gemm_choose.c - chooses cuBLASLt's algorithm for a shape (gemm.h).
  *
  * Candidates that the library rejects, in advance or when tried, are dropped. The others are timed
- * on the largest batch that products are given, then tested from the fastest on: the first one that
- * gives the rows of that batch the same bits in smaller batches, cut from all over it, is chosen.
- * */
+ * on the largest batch that products are given, and dropped if numbers sampled from the result are
+ * not those that the host computes (gemm_sample.c). Then they are tested from the fastest on: the
+ * first one that gives the rows of that batch the same bits in smaller batches, cut from all over
+ * it, is chosen. */
 #include <stdlib.h>
 #include <string.h>
+#include <sysexits.h>
 
 #include "cuda/gemm_private.h"
 #include "schema/log.h"
@@ -13,7 +15,6 @@
 #define HEURISTICS 12 /* requested for each number of rows */
 #define PART_ROWS 1024
 #define TIMED_TURNS 3
-#define SCALE_ROWS 4 /* F8 rows start where their scales are 16-byte aligned */
 
 struct candidate {
     cublasLtMatmulAlgo_t algo;
@@ -29,19 +30,26 @@ struct trial {
     struct tensor part;    /* PART_ROWS of out */
     uint8_t *whole, *some; /* pinned: PART_ROWS of each */
     cudaEvent_t start, end;
+    struct gemm_sample sample; /* of `all` */
+    char wrong[160];           /* what the last algorithm with wrong numbers gave */
 };
 
-/* Also true if the library does not say. */
+/* A number in the algorithm's configuration; 0 if the library does not say. */
+static uint32_t attribute(
+    const cublasLtMatmulAlgo_t *algo, cublasLtMatmulAlgoConfigAttributes_t which)
+{
+    uint32_t value = 0;
+    size_t n;
+    int known = cublasLtMatmulAlgoConfigGetAttribute(algo, which, &value, sizeof value, &n) ==
+                CUBLAS_STATUS_SUCCESS;
+    return known ? value : 0;
+}
+
+/* What the library does not say is left to is_batch_invariant. */
 static int has_split_k(const cublasLtMatmulAlgo_t *algo)
 {
-    int32_t split = 1;
-    uint32_t scheme = CUBLASLT_REDUCTION_SCHEME_NONE;
-    size_t n;
-    return cublasLtMatmulAlgoConfigGetAttribute(algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &split,
-               sizeof split, &n) != CUBLAS_STATUS_SUCCESS ||
-           cublasLtMatmulAlgoConfigGetAttribute(algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME,
-               &scheme, sizeof scheme, &n) != CUBLAS_STATUS_SUCCESS ||
-           split > 1 || scheme != CUBLASLT_REDUCTION_SCHEME_NONE;
+    return attribute(algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM) > 1 ||
+           attribute(algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME) != CUBLASLT_REDUCTION_SCHEME_NONE;
 }
 
 /* Whether the algorithm takes this number of rows, within the workspace. */
@@ -59,7 +67,7 @@ static int takes_all(struct trial *t, const cublasLtMatmulAlgo_t *algo)
 {
     int64_t rows[] = {
         1, 2, 17, 33, 1000, QUANT_ROWS, 7 * QUANT_ROWS, PART_ROWS, gemm_max_rows(t->p->in)};
-    for (size_t i = t->p->in == DTYPE_I8 ? 5 : 0; i < sizeof rows / sizeof *rows; i++)
+    for (size_t i = dtype_bytes(t->p->in) == 1 ? 5 : 0; i < sizeof rows / sizeof *rows; i++)
         if (!takes_rows(t, algo, rows[i]))
             return 0;
     return !has_split_k(algo);
@@ -75,7 +83,6 @@ static int multiplies(
         gemm_must(rc, "cublasLtMatmul");
         return 1;
     }
-    (void)cudaGetLastError(); /* or the next launch would find it */
     return 0;
 }
 
@@ -108,18 +115,17 @@ static int same_in_a_part(
 static int is_batch_invariant(struct trial *t, const cublasLtMatmulAlgo_t *algo)
 {
     static const int64_t sizes[] = {1, 2, 17, 33, 128, 200, 643, PART_ROWS};
-    if (t->p->in == DTYPE_I8)
-        return 1; /* integer sums are exact */
     GPU_MUST(cudaMemsetAsync(t->all.out.data, 0, tensor_bytes(t->all.out), t->device->compute));
     if (!multiplies(t, algo, &t->all))
         return 0;
     int64_t rows = t->all.x.rows, from = 0;
     for (size_t i = 0; from < rows; i++) {
         int64_t size = sizes[i % (sizeof sizes / sizeof *sizes)];
-        int64_t n = size < rows - from ? size : rows - from;
+        int64_t wanted = round_up(size, gemm_row_unit(t->p->in));
+        int64_t n = wanted < rows - from ? wanted : rows - from;
         if (!same_in_a_part(t, algo, from, n))
             return 0;
-        from += round_up(n, SCALE_ROWS);
+        from += n;
     }
     return 1;
 }
@@ -192,6 +198,17 @@ static int faster(const void *a, const void *b)
     return x->number - y->number;
 }
 
+/* Whether what the algorithm left in all.out is right. */
+static int is_right(struct trial *t, int number)
+{
+    if (gemm_sample_agrees(t->device, &t->sample, t->all.out, t->wrong, sizeof t->wrong))
+        return 1;
+    log_warn("event=wrong_product gpu=%d n=%lld k=%lld dtype=%s algorithm=%d text=%s",
+        t->device->index, (long long)t->p->n, (long long)t->p->k, dtype_name(t->p->in), number,
+        t->wrong);
+    return 0;
+}
+
 /* Keeps the usable algorithms, fastest first. */
 static int time_all(struct trial *t, const cublasLtMatmulAlgo_t *found, int n, struct candidate *to)
 {
@@ -199,7 +216,7 @@ static int time_all(struct trial *t, const cublasLtMatmulAlgo_t *found, int n, s
     float fastest = 1e30f;
     for (int i = 0; i < n; i++) {
         float ms = takes_all(t, &found[i]) ? time_of(t, &found[i], fastest) : -1;
-        if (ms < 0)
+        if (ms < 0 || !is_right(t, i))
             continue;
         to[kept++] = (struct candidate){found[i], ms, i};
         fastest = ms < fastest ? ms : fastest;
@@ -208,24 +225,31 @@ static int time_all(struct trial *t, const cublasLtMatmulAlgo_t *found, int n, s
     return kept;
 }
 
+/* A start over would find the same: the device and the library do not have this product. */
+static void refuse(const struct trial *t, int offered, int right)
+{
+    const struct product *p = t->p;
+    die(EX_CONFIG,
+        "event=no_algorithm gpu=\"%.60s\" n=%lld k=%lld dtype=%s out=%s%s text=%s: %d offered, %d "
+        "usable and right%s%s",
+        t->device->properties.name, (long long)p->n, (long long)p->k, dtype_name(p->in),
+        dtype_name(p->out), p->has_bias ? " bias=1" : "",
+        offered == 0 ? "cuBLASLt offers none on this device"
+                     : "none gives a row the same and right bits in every batch",
+        offered, right, t->wrong[0] ? "; " : "", t->wrong);
+}
+
 static void choose_fastest(struct trial *t)
 {
     const int64_t rows[] = {gemm_max_rows(t->p->in), QUANT_ROWS, PART_ROWS, 17, 1};
     cublasLtMatmulAlgo_t found[GEMM_MAX_CANDIDATES];
     struct candidate timed[GEMM_MAX_CANDIDATES];
-    int n = gemm_candidates(t->device, t->p, rows, t->p->in == DTYPE_I8 ? 2 : 5, found);
+    int n = gemm_candidates(t->device, t->p, rows, dtype_bytes(t->p->in) == 1 ? 3 : 5, found);
     int n_timed = time_all(t, found, n, timed), at = 0;
     while (at < n_timed && !is_batch_invariant(t, &timed[at].algo))
         at++;
-    if (n == 0)
-        die(GPU_EXIT_ERROR,
-            "event=no_algorithm n=%lld k=%lld dtype=%s text=cuBLASLt offers none on this device",
-            (long long)t->p->n, (long long)t->p->k, dtype_name(t->p->in));
     if (at == n_timed)
-        die(GPU_EXIT_ERROR,
-            "event=no_algorithm n=%lld k=%lld dtype=%s text=of %d offered %d can be used, and none "
-            "of these gives a row the same bits in every batch",
-            (long long)t->p->n, (long long)t->p->k, dtype_name(t->p->in), n, n_timed);
+        refuse(t, n, n_timed);
     t->p->algo = timed[at].algo;
     log_info("event=algorithm n=%lld k=%lld dtype=%s offered=%d usable=%d faster_passed_over=%d "
              "us=%.0f",
@@ -256,9 +280,27 @@ void gemm_choose_on_noise(struct device *d, struct product *p)
     GPU_MUST(cudaFree(bias.data));
 }
 
+/* Beside the weights and the arena, which are there by now. */
+static void check_room(struct device *d, const struct product *p)
+{
+    int64_t rows = gemm_max_rows(p->in);
+    size_t free_bytes = 0, total = 0,
+           bytes = tensor_bytes(tensor_shaped(NULL, p->in, rows, p->k)) +
+                   tensor_bytes(tensor_shaped(NULL, p->out, rows + PART_ROWS, p->n));
+    GPU_MUST(cudaMemGetInfo(&free_bytes, &total));
+    if (bytes > free_bytes)
+        die(EX_CONFIG,
+            "event=no_room_to_try gpu=%d n=%lld k=%lld dtype=%s text=trying this product takes %zu "
+            "MiB, %zu of %zu MiB are free: lower --kv-cache or --max-batch-tokens, or use more "
+            "ranks",
+            d->index, (long long)p->n, (long long)p->k, dtype_name(p->in), bytes >> 20,
+            free_bytes >> 20, total >> 20);
+}
+
 void gemm_choose(struct device *d, struct product *p, const struct weight *w, const void *bias)
 {
     struct trial t = {.device = d, .p = p, .all = {.w = *w, .bias = bias}};
+    check_room(d, p);
     t.all.x = trial_tensor(d, p->in, gemm_max_rows(p->in), p->k);
     t.all.out = trial_tensor(d, p->out, gemm_max_rows(p->in), p->n);
     t.part = trial_tensor(d, p->out, PART_ROWS, p->n);
@@ -266,6 +308,7 @@ void gemm_choose(struct device *d, struct product *p, const struct weight *w, co
     GPU_MUST(cudaHostAlloc((void **)&t.some, tensor_bytes(t.part), cudaHostAllocDefault));
     GPU_MUST(cudaEventCreateWithFlags(&t.start, cudaEventDefault));
     GPU_MUST(cudaEventCreateWithFlags(&t.end, cudaEventDefault));
+    gemm_sample_take(d, &t.sample, p->in, &t.all);
     choose_fastest(&t);
     GPU_MUST(cudaFree(t.all.x.data));
     GPU_MUST(cudaFree(t.all.x.scale));

@@ -13,6 +13,13 @@
 #define GEMM_MAX_ROWS 8192
 #define GEMM_SUM_ROWS 1024 /* for I8, whose sums are kept */
 
+/* Products of one-byte types have whole multiples of this many rows: the library refuses fewer of
+ * integers, and on some devices of F8. */
+static inline int64_t gemm_row_unit(enum dtype in)
+{
+    return dtype_bytes(in) == 1 ? QUANT_ROWS : 1;
+}
+
 static inline int64_t gemm_max_rows(enum dtype in)
 {
     return in == DTYPE_I8 ? GEMM_SUM_ROWS : GEMM_MAX_ROWS;
@@ -64,6 +71,22 @@ cublasStatus_t gemm_multiply(struct device *d, struct product *p, const cublasLt
 #define GEMM_MAX_CANDIDATES 64
 int gemm_candidates(struct device *d, struct product *p, const int64_t *rows, int n_rows,
     cublasLtMatmulAlgo_t *found);
+
+/* Some elements of a product, computed on the host in double precision (gemm_sample.c). */
+#define GEMM_SAMPLED 16 /* rows of x, and as many of w */
+struct gemm_sample {
+    enum dtype in;
+    int64_t row[GEMM_SAMPLED], column[GEMM_SAMPLED];
+    double expected[GEMM_SAMPLED][GEMM_SAMPLED], allowed[GEMM_SAMPLED][GEMM_SAMPLED];
+};
+/* Reads the operands of these rows from the device; o->out is only looked at for its shape and
+ * type. */
+void gemm_sample_take(
+    struct device *d, struct gemm_sample *s, enum dtype in, const struct operands *o);
+/* Whether the device's out has these numbers; if not, `text` says what it has instead. out F32 of
+ * I8 products has int32 sums. */
+int gemm_sample_agrees(
+    struct device *d, const struct gemm_sample *s, struct tensor out, char *text, size_t bytes);
 
 /* Tries and times the library's algorithms for this shape and sets p->algo by gemm.h's rule; dies
  * if there is none. w and bias represent all products of this shape. */

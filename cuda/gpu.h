@@ -35,7 +35,7 @@ struct comm_nccl;
 
 /* A part of the mode: raise it with each change of the bits of scores that neither the kind of GPU
  * nor the choice of products shows. */
-#define GPU_ARITHMETIC 2
+#define GPU_ARITHMETIC 3
 
 struct device {
     int index;

@@ -82,14 +82,16 @@ static struct activations shape_activations(const struct model_config *c, const 
     int64_t t = s->tokens, mlp_rows = ops->mlp_rows < t ? ops->mlp_rows : t;
     int is_quantized = ops->typed && quant != DTYPE_F32;
     int64_t quant_rows = round_up(t, QUANT_ROWS), gated_rows = round_up(mlp_rows, QUANT_ROWS);
+    /* what quantized products write has room for their rows rounded up */
+    int64_t out_rows = is_quantized ? quant_rows : t;
     return (struct activations){
         .max_tokens = t,
         .residual = tensor_shaped(NULL, DTYPE_F32, t, s->hidden),
         .pruned = tensor_shaped(NULL, DTYPE_F32, s->wanted, s->hidden),
-        .normed = tensor_shaped(NULL, type, t, s->hidden),
-        .qkv = tensor_shaped(NULL, type, t, s->q + 2 * s->kv),
+        .normed = tensor_shaped(NULL, type, out_rows, s->hidden),
+        .qkv = tensor_shaped(NULL, type, out_rows, s->q + 2 * s->kv),
         .context = tensor_shaped(NULL, type, t, s->q),
-        .gate_up = tensor_shaped(NULL, type, mlp_rows, 2 * s->mlp),
+        .gate_up = tensor_shaped(NULL, type, is_quantized ? gated_rows : mlp_rows, 2 * s->mlp),
         .quantized = tensor_shaped(NULL, quant, is_quantized ? quant_rows : 0, s->hidden),
         .gated = tensor_shaped(NULL, quant, is_quantized ? gated_rows : 0, s->mlp),
         .score_hidden = tensor_shaped(NULL, DTYPE_F32, s->wanted, s->score_hidden),

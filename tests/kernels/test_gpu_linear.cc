@@ -6,6 +6,9 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/wait.h>
+#include <sysexits.h>
+#include <unistd.h>
 extern "C" {
 #include <cmocka.h>
 }
@@ -157,7 +160,8 @@ struct device_tensor {
     device_tensor(model &m, enum dtype type, int64_t rows, int64_t cols)
     {
         t = tensor_shaped(nullptr, type, rows, cols);
-        t.data = gpu_ops.device->alloc(m.d, tensor_bytes(t));
+        t.data =
+            gpu_ops.device->alloc(m.d, tensor_bytes(tensor_rows(t, 0, round_up(rows, QUANT_ROWS))));
         assert_non_null(t.data);
         if (dtype_bytes(type) == 1)
             t.scale = static_cast<float *>(
@@ -210,7 +214,11 @@ void check_product(model &m, const setup &s, int64_t tokens, random_numbers &r)
                 size += fabs(p);
             }
             double found = element_at(result.data, s.activation, i * out.t.stride + j);
-            if (!(fabs(found - sum) <= fabs(sum) * unit_of(s.activation) + size * 1e-5))
+            double size_before = fabs(sum - (s.bias ? m.bias[static_cast<size_t>(j)] : 0));
+            double rounded = fabs(sum) * unit_of(s.activation);
+            if (s.bias && s.held == DTYPE_F8) /* the bias is added to the rounded sum */
+                rounded += size_before * unit_of(s.activation);
+            if (!(fabs(found - sum) <= rounded + size * 1e-5))
                 fail_msg("%d tokens, row %d column %d: expected %.9g, found %.9g",
                     static_cast<int>(tokens), static_cast<int>(i), static_cast<int>(j), sum, found);
         }
@@ -264,6 +272,54 @@ void test_many_rows_of_floats(void **)
     check_product(m, s, 10000, r);
 }
 
+#ifdef ASSAY_SIMT_BENCH
+/* ---- which algorithms are taken: the double offers what must not be ---- */
+
+int exit_code_of(
+    const setup &s, const char *offer, const char *variable = "", const char *value = "")
+{
+    int status;
+    fflush(nullptr);
+    pid_t pid = fork();
+    if (pid == 0) {
+        setenv("ASSAY_DOUBLE_OFFER", offer, 1);
+        if (*variable)
+            setenv(variable, value, 1);
+        random_numbers r = {7};
+        model m(s, r, 40);
+        check_product(m, s, 37, r);
+        _exit(0);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+void test_algorithms_that_are_wrong_are_refused(void **)
+{
+    for (enum dtype held : {DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_F8, DTYPE_I8}) {
+        enum dtype t = dtype_bytes(held) == 1 ? DTYPE_BF16 : held;
+        for (bool bias : {false, true}) {
+            setup s = {t, held, t, 256, {32, 16, 0}, bias};
+            assert_int_equal(exit_code_of(s, "DROPS GOOD"), 0);
+            assert_int_equal(exit_code_of(s, "DROPS"), EX_CONFIG);
+            assert_int_equal(exit_code_of(s, "MUTE"), 0);
+        }
+    }
+    setup f8 = {DTYPE_BF16, DTYPE_F8, DTYPE_BF16, 64, {32, 0, 0}, true},
+          f16 = {DTYPE_F16, DTYPE_F16, DTYPE_F16, 64, {32, 0, 0}, true};
+    assert_int_equal(exit_code_of(f8, "BLIND GOOD"), 0);
+    assert_int_equal(exit_code_of(f8, "BLIND"), EX_CONFIG);
+    for (const char *offer : {"SHY", "GREEDY", "LATE", "SPLIT", "BROKEN", "FUSSY", "LARGE"})
+        assert_int_equal(exit_code_of(f16, offer), EX_CONFIG);
+}
+
+void test_a_trial_without_room_is_refused(void **)
+{
+    setup s = {DTYPE_F16, DTYPE_F16, DTYPE_F16, 64, {32, 0, 0}, false};
+    assert_int_equal(exit_code_of(s, "GOOD", "ASSAY_DOUBLE_FREE", "1"), EX_CONFIG);
+}
+#endif
+
 /* A matrix larger than the chunks that it goes through. */
 void test_a_matrix_in_several_chunks(void **)
 {
@@ -292,6 +348,10 @@ int main(int argc, char **argv)
         cmocka_unit_test_teardown(test_quantized_matrices, check_nothing_left),
         cmocka_unit_test_teardown(test_many_rows_of_integers, check_nothing_left),
         cmocka_unit_test_teardown(test_many_rows_of_floats, check_nothing_left),
+#ifdef ASSAY_SIMT_BENCH
+        cmocka_unit_test(test_algorithms_that_are_wrong_are_refused),
+        cmocka_unit_test(test_a_trial_without_room_is_refused),
+#endif
         cmocka_unit_test_teardown(test_a_matrix_in_several_chunks, check_nothing_left)};
     return cmocka_run_group_tests(tests, nullptr, nullptr);
 }
