@@ -76,6 +76,8 @@ static int take_lane(struct device *d, struct lane *l, struct err *e)
     if (rc == 0)
         rc = GPU_TRY(cudaMalloc((void **)&l->input, d->input_bytes), e);
     if (rc == 0)
+        rc = GPU_TRY(cudaEventCreateWithFlags(&l->computed, cudaEventDisableTiming), e);
+    if (rc == 0)
         rc = GPU_TRY(
             cudaEventCreateWithFlags(&l->done, cudaEventBlockingSync | cudaEventDisableTiming), e);
     return rc;
@@ -86,7 +88,6 @@ static int take_arena(struct device *d, struct err *e)
     size_t free_bytes = 0, total = 0;
     if (cudaMalloc((void **)&d->arena, d->arena_bytes) == cudaSuccess)
         return GPU_TRY(cudaMemsetAsync(d->arena, 0, d->arena_bytes, d->compute), e);
-    (void)cudaGetLastError();
     cudaMemGetInfo(&free_bytes, &total);
     return err_set(e, ASSAY_EUNSUPPORTED,
         "GPU %d: activations and KV cache need %zu MiB, %zu of %zu MiB are free: lower --kv-cache, "
@@ -109,6 +110,8 @@ static int take_memory(struct device *d, struct err *e)
     int rc = GPU_TRY(cudaStreamCreateWithFlags(&d->compute, cudaStreamNonBlocking), e);
     if (rc == 0)
         rc = GPU_TRY(cudaStreamCreateWithFlags(&d->copy, cudaStreamNonBlocking), e);
+    if (rc == 0)
+        rc = GPU_TRY(cudaStreamCreateWithFlags(&d->report, cudaStreamNonBlocking), e);
     if (rc == 0)
         rc = GPU_TRY(cudaEventCreateWithFlags(&d->copied, cudaEventDisableTiming), e);
     if (rc == 0)
@@ -151,6 +154,8 @@ static void free_lane(struct lane *l)
     cudaFreeHost(l->host_input);
     cudaFreeHost(l->host_output);
     cudaFree(l->input);
+    if (l->computed)
+        cudaEventDestroy(l->computed);
     if (l->done)
         cudaEventDestroy(l->done);
 }
@@ -164,6 +169,8 @@ static void device_close(struct device **out)
     comm_nccl_free(&d->comm_nccl); /* first: only this ends what waits for another rank */
     if (d->compute)
         cudaStreamSynchronize(d->compute);
+    if (d->report)
+        cudaStreamSynchronize(d->report);
     if (d->pinned)
         cudaHostUnregister((void *)d->pinned);
     if (d->shared)
@@ -180,6 +187,8 @@ static void device_close(struct device **out)
         cudaStreamDestroy(d->compute);
     if (d->copy)
         cudaStreamDestroy(d->copy);
+    if (d->report)
+        cudaStreamDestroy(d->report);
     if (d->done_fd >= 0)
         close(d->done_fd);
     free(d);
@@ -230,7 +239,6 @@ static int device_pin(struct device *d, const void *from, size_t bytes)
         cudaDeviceGetAttribute(&read_only, cudaDevAttrHostRegisterReadOnlySupported, d->index));
     if (!read_only ||
         cudaHostRegister((void *)from, bytes, cudaHostRegisterReadOnly) != cudaSuccess) {
-        (void)cudaGetLastError();
         log_info("event=not_pinned reason=unsupported");
         return 0;
     }
@@ -314,8 +322,9 @@ static void wake(void *arg)
         die(GPU_EXIT_ERROR, "event=wake_failed errno=%d", errno);
 }
 
-/* The event is recorded after the wake-up call, so that when poll sees the event, the descriptor is
- * readable and poll can empty it. */
+/* The last event is recorded after the wake-up call, so that when poll sees the event, the
+ * descriptor is readable and poll can empty it. The call is not in the compute stream, where the
+ * next batch would wait for the host. */
 static void device_finish(struct device *d, void *to, const void *from, size_t bytes)
 {
     struct lane *l = open_lane(d);
@@ -325,8 +334,10 @@ static void device_finish(struct device *d, void *to, const void *from, size_t b
     l->to = to;
     l->output_bytes = bytes;
     GPU_MUST(cudaMemcpyAsync(l->host_output, from, bytes, cudaMemcpyDeviceToHost, stream));
-    GPU_MUST(cudaLaunchHostFunc(stream, wake, d));
-    GPU_MUST(cudaEventRecord(l->done, stream));
+    GPU_MUST(cudaEventRecord(l->computed, stream));
+    GPU_MUST(cudaStreamWaitEvent(d->report, l->computed, 0));
+    GPU_MUST(cudaLaunchHostFunc(d->report, wake, d));
+    GPU_MUST(cudaEventRecord(l->done, d->report));
     d->in_flight++;
 }
 
@@ -337,10 +348,8 @@ static int device_poll(struct device *d, int wait)
     if (d->in_flight == 0)
         return 0;
     cudaError_t rc = wait ? cudaEventSynchronize(l->done) : cudaEventQuery(l->done);
-    if (rc == cudaErrorNotReady) {
-        (void)cudaGetLastError(); /* the next launch would report it */
+    if (rc == cudaErrorNotReady)
         return 0;
-    }
     gpu_must(rc, "cudaEventQuery(batch)");
     if (read(d->done_fd, &one, sizeof one) < 0)
         die(70, "event=wake_missing errno=%d", errno);

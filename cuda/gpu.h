@@ -1,7 +1,8 @@
 /* gpu.h - internal to cuda/: the device, and how a failed call ends the process.
  *
- * There are two streams. Everything is computed on `compute`, in order. A batch's small inputs are
- * copied on `copy`, so that the next batch's inputs arrive while one is computed. Two lanes, used
+ * There are three streams. Everything is computed on `compute`, in order. A batch's small inputs
+ * are copied on `copy`, so that the next batch's inputs arrive while one is computed. On `report` a
+ * call tells the host of each batch that is done, while the next one is computed. Two lanes, used
  * in turn, hold a batch's inputs (pinned host memory and the device's copy) and its results. All
  * batches share one arena of activations, in the compute stream's order. */
 #ifndef ASSAY_CUDA_GPU_H
@@ -27,7 +28,7 @@ struct lane {
     uint8_t *host_output; /* pinned */
     void *to;             /* destination of the results */
     size_t output_bytes;
-    cudaEvent_t done;
+    cudaEvent_t computed, done; /* its results are there; and the host was told */
 };
 
 struct gemm;
@@ -40,7 +41,7 @@ struct comm_nccl;
 struct device {
     int index;
     struct cudaDeviceProp properties;
-    cudaStream_t compute, copy;
+    cudaStream_t compute, copy, report;
     uint8_t *arena, *weights;
     uint8_t *unpacked; /* in weights: one stack's matrix (packed.h); NULL: none is packed */
     size_t arena_bytes, arena_used, input_bytes, output_bytes;
@@ -94,10 +95,10 @@ static inline int64_t gpu_row_stride(int64_t cols, enum dtype type)
  * numbers cost. Waits until they are there. */
 cudaError_t gpu_fill_noise(struct device *d, void *to, size_t bytes, enum dtype type, float size);
 
-extern const struct device_ops gpu_device_ops; /* worker/device.h */
 /* Element i of memory of a type (not PACKED), on the host. */
 float gpu_element(const void *data, enum dtype type, int64_t i);
 
+extern const struct device_ops gpu_device_ops; /* worker/device.h */
 /* See prepare_weights.c. */
 int gpu_prepare_weights(struct device *d, struct weight_stack *stacks, size_t n, struct err *e);
 

@@ -42,8 +42,6 @@ cudaError_t kernel_keep(cudaStream_t stream, struct tensor out, struct tensor x,
  * place). progress: a counter in memory that the host sees; the first block adds 1; may be NULL. */
 cudaError_t kernel_rms_norm(cudaStream_t stream, struct tensor out, struct tensor x,
     const struct tensor *y, const float *weight, float eps, uint32_t *progress);
-/* Adds 1 to such a counter; for use between products that take long. */
-cudaError_t kernel_tick(cudaStream_t stream, uint32_t *progress);
 /* each of n_heads stretches of x.cols / n_heads in a row, in place; x of a float type */
 cudaError_t kernel_head_norm(
     cudaStream_t stream, struct tensor x, uint32_t n_heads, const float *weight, float eps);

@@ -123,12 +123,6 @@ template <typename T> __global__ void head_norm_kernel(rows_of<T> x, head_argume
         at[i] = from_float<T>(to_float(at[i]) * by * a.weight[i]);
 }
 
-__global__ void tick_kernel(uint32_t *progress)
-{
-    if (threadIdx.x == 0)
-        show_progress(progress);
-}
-
 bool is_aligned(const void *p)
 {
     return reinterpret_cast<uintptr_t>(p) % 16 == 0;
@@ -166,9 +160,4 @@ cudaError_t kernel_head_norm(
         using T = decltype(tag);
         return SIMT_LAUNCH(stream, head_norm_kernel<T>, blocks, warps * 32, 0, rows_view<T>(x), a);
     });
-}
-
-cudaError_t kernel_tick(cudaStream_t stream, uint32_t *progress)
-{
-    return SIMT_LAUNCH(stream, tick_kernel, 1, 32, 0, progress);
 }

@@ -81,7 +81,6 @@ static int take_weights(struct device *d, size_t bytes, struct err *e)
     cudaMemGetInfo(&free_bytes, &total);
     if (cudaMalloc((void **)&d->weights, bytes) == cudaSuccess)
         return 0;
-    (void)cudaGetLastError();
     return err_set(e, ASSAY_EUNSUPPORTED,
         "GPU %d: this rank's weights need %zu MiB, %zu of %zu MiB are free: use more ranks (--tp), "
         "or lower --max-batch-tokens",

@@ -71,7 +71,8 @@ SIMT_BOTH float float_from_bits(uint32_t bits)
     extern __shared__ __align__(16) unsigned char simt_shared_memory[];                            \
     type *name = reinterpret_cast<type *>(simt_shared_memory)
 
-/* A kernel must request more than 48 KiB of shared memory explicitly. */
+/* A kernel must request more than 48 KiB of shared memory explicitly. What the launch itself
+ * returns counts: the thread's last error may be another call's. */
 template <typename... Parameters, typename... Arguments>
 static cudaError_t simt_launch(void (*kernel)(Parameters...), cudaStream_t stream, dim3 grid,
     dim3 block, size_t shared_bytes, Arguments... arguments)
@@ -82,8 +83,12 @@ static cudaError_t simt_launch(void (*kernel)(Parameters...), cudaStream_t strea
         if (rc != cudaSuccess)
             return rc;
     }
-    kernel<<<grid, block, shared_bytes, stream>>>(arguments...);
-    return cudaGetLastError();
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = stream;
+    return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 #define SIMT_LAUNCH(stream, kernel, grid, block, shared_bytes, ...)                                \
     simt_launch(kernel, stream, grid, block, shared_bytes, __VA_ARGS__)
