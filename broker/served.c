@@ -20,6 +20,7 @@
 
 #define SLOTS 3
 #define MAX_ROWS 1024
+#define START_MS_PER_MIB 10 /* beside --start-ms */
 
 static void log_text(const struct served_model *m)
 {
@@ -312,6 +313,13 @@ static uint32_t threads_of_a_group(const struct options *o)
     return (uint32_t)(share > 0 ? share : 1);
 }
 
+/* A large model takes longer to read, above all from a disk that several ranks share. */
+static uint32_t start_limit_ms(const struct options *o, const struct model_info *i)
+{
+    uint64_t ms = (uint64_t)o->start_ms + (i->weight_bytes >> 20) * START_MS_PER_MIB;
+    return ms < INT32_MAX / 16 ? (uint32_t)ms : INT32_MAX / 16;
+}
+
 static struct group_options group_options_of(
     const struct broker *b, const struct served_model *m, int copy)
 {
@@ -342,7 +350,7 @@ static struct group_options group_options_of(
         .stage = stage_capacity(b, m),
         .epoch = store_epoch(b->store),
         .hang_ms = (uint32_t)o->hang_ms,
-        .start_ms = (uint32_t)o->start_ms};
+        .start_ms = start_limit_ms(o, &m->info)};
 }
 
 int served_group(const struct broker *b, const struct served_model *m, int i)

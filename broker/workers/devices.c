@@ -126,14 +126,34 @@ static int check_kind(const struct found *f, const int *gpus, int n, struct err 
     return 0;
 }
 
-/* Gives each rank a GPU: those of --devices, or the first ones found. */
+/* The GPUs of the first one's kind; returns how many, at most OPTIONS_MAX_GPUS. */
+static int of_one_kind(const struct found *f, int *gpus)
+{
+    const char *kind = text_of(json_array_get(f->devices, 0), "name");
+    int n = 0;
+    for (int i = 0; i < f->n && n < OPTIONS_MAX_GPUS; i++) {
+        const json_t *device = json_array_get(f->devices, (size_t)i);
+        if (strcmp(text_of(device, "name"), kind) == 0)
+            gpus[n++] = index_of(device);
+    }
+    return n;
+}
+
+/* As many copies as there are GPUs for. */
+static int copies(int gpus, int ranks)
+{
+    int n = gpus / ranks;
+    return n < 1 ? 1 : n > OPTIONS_MAX_REPLICAS ? OPTIONS_MAX_REPLICAS : n;
+}
+
+/* Gives each rank a GPU: those of --devices, or all of one kind. */
 static int place(struct devices *d, struct options *o, const struct found *f, struct err *e)
 {
     char all[300];
     int given = o->n_gpus, available = given ? given : f->n;
-    int ranks = o->tp * o->pp;
+    int ranks = o->tp * o->pp, alike[OPTIONS_MAX_GPUS], n_alike = of_one_kind(f, alike);
     if (o->replicas == 0)
-        o->replicas = given >= ranks ? given / ranks : 1;
+        o->replicas = given ? (given >= ranks ? given / ranks : 1) : copies(n_alike, ranks);
     if (o->max_batch_tokens == 0)
         o->max_batch_tokens = GPU_BATCH_TOKENS;
     int wanted = ranks * o->replicas;
@@ -146,7 +166,9 @@ static int place(struct devices *d, struct options *o, const struct found *f, st
         return err_set(e, ASSAY_EUNSUPPORTED, "--devices: expected at most %d copies, found %d",
             OPTIONS_MAX_REPLICAS, o->replicas);
     for (int i = 0; i < wanted; i++)
-        d->gpus[i] = given ? o->gpus[i] : index_of(json_array_get(f->devices, (size_t)i));
+        d->gpus[i] = given               ? o->gpus[i]
+                     : wanted <= n_alike ? alike[i]
+                                         : index_of(json_array_get(f->devices, (size_t)i));
     int rc = check_kind(f, d->gpus, wanted, e);
     if (rc == 0)
         log_info("event=devices device=cuda used=%d of=%d tp=%d replicas=%d found=\"%s\"", wanted,

@@ -64,6 +64,7 @@ static int take_description(struct model_info *m, const json_t *o, struct err *e
                   sizeof m->no_config_activation);
     m->vocab_size = (uint32_t)json_integer_value(json_object_get(o, "vocab_size"));
     m->max_len = (uint32_t)json_integer_value(json_object_get(o, "max_len"));
+    m->weight_bytes = (uint64_t)json_integer_value(json_object_get(o, "weight_bytes"));
     m->n_labels = (uint32_t)json_integer_value(json_object_get(o, "n_labels"));
     m->hidden_size = (uint32_t)json_integer_value(json_object_get(o, "hidden_size"));
     m->pool.step_token = (int32_t)json_integer_value(json_object_get(o, "step_token"));

@@ -19,7 +19,8 @@ struct model_info {
     char identity[65]; /* of the files that were digested (schema/identity.h) */
     char name[128];    /* served name; if not given, the directory's last part */
     char dtype[32];
-    char rank_mode[272]; /* what decides a score's bits beside checkpoint, ids and pooling */
+    uint64_t weight_bytes; /* of the checkpoint's files */
+    char rank_mode[272];   /* what decides a score's bits beside checkpoint, ids and pooling */
     char text[9]; /* how text becomes tokens (text/text_digest.h); "": as tokenizer.json says */
     const struct recipe *recipe; /* text/recipe.h; NULL: none */
     const char *tail;            /* --tail (text/tail.h) */

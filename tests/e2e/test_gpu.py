@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 
 import pytest
 from harness import BIN, MODELS, PATIENCE, ROOT, Broker, Refused, ids_bytes, random_key, vectors, wait_until
@@ -74,7 +75,7 @@ def test_scores_agree_with_the_oracle(installed, name, options, devices):
         if "--devices" in options:  # two copies on the four listed
             assert sorted(device[5] for device, in seen) == ["0", "1", "2", "3"]
         mode = client.call("hello")["mode"]
-        assert re.fullmatch(r'device=cuda arithmetic=2 gpu="Test Double" gemm=[0-9a-f]{16} dtype=f32 quant=none tp=\d pp=1', mode)
+        assert re.fullmatch(r'device=cuda arithmetic=3 gpu="Test Double" gemm=[0-9a-f]{16} dtype=f32 quant=none tp=\d pp=1', mode)
 
 
 @pytest.mark.parametrize("name,tp", [("lm-softmax", 2), ("value-head", 1), ("openrlhf", 2), ("mistral-token", 1)])
@@ -240,6 +241,18 @@ def test_devices_that_are_too_old_are_as_none(installed):
         assert wait_until(lambda: broker.sql("select device from workers where state = 'ready'")) == [("cuda:2 (Test Double)",)]
 
 
+@pytest.mark.parametrize("devices,odd,options,used", [(3, 1, [], "02"), (3, 9, ["--tp", 2], "01"), (3, 9, ["--replicas", 2], "01")])
+def test_all_devices_of_one_kind_are_used(installed, devices, odd, options, used):
+    with GpuBroker(installed, options=options, devices=devices, ASSAY_DOUBLE_ODD=str(odd)) as broker, broker.client() as client:
+        assert client.call("score", rows=[{"ids": [1, 2, 3]}], timeout_ms=20000)["rows"][0]["error"] is None
+        query = "select device from workers where state = 'ready' order by device"
+        assert wait_until(lambda: (lambda found: len(found) == len(used) and found)(broker.sql(query))) == [
+            (f"cuda:{index} (Test Double)",) for index in used]
+        copies = len(used) // (2 if "--tp" in options else 1)
+        line = next(line for line in broker.words().splitlines() if "event=devices" in line)
+        assert f"used={len(used)} of=3" in line and f"replicas={copies}" in line
+
+
 def test_auto_without_the_worker_is_the_cpu(installed):
     (installed / "assay-worker-cuda").unlink()
     with GpuBroker(installed) as broker, broker.client() as client:
@@ -266,6 +279,9 @@ def test_auto_without_the_worker_is_the_cpu(installed):
     (["--dtype", "f32"], 1, {}, "--dtype f32: a GPU computes in the checkpoint's own type; expected auto, or --device cpu"),
     ([], 1, {"ASSAY_DOUBLE_FAIL": "cublasLtMatmulAlgoGetHeuristic:1:15"}, "cuBLASLt offers none on this device"),
     ([], 1, {"ASSAY_DOUBLE_FAIL": "cublasLtMatmul:45:14"}, "event=gpu_error"),  # after lines about algorithms
+    ([], 1, {"ASSAY_DOUBLE_OFFER": "DROPS"}, "usable and right; row "),
+    ([], 1, {"ASSAY_DOUBLE_FREE": "1"}, "event=no_room_to_try gpu=0 n="),
+    ([], 1, {"ASSAY_DOUBLE_SPOIL": "rope_kernel"}, "GPU 0 (Test Double) computes wrong numbers: rope of f32 to f32, row "),
     (["--device", "cuda"], 1, {"ASSAY_DOUBLE_CAPABILITY": "75"}, "GPU 0 (Test Double): expected compute capability 8.0 or newer, found 7.5"),
 ])
 def test_refused_before_anything_starts(installed, options, devices, env, words):
@@ -325,6 +341,21 @@ def test_a_long_description_that_tells_how_far_it_is_is_waited_for(installed):
     (installed / "assay-worker-cuda").chmod(0o755)
     with GpuBroker(installed, options=["--start-ms", int(3000 * PATIENCE)]) as broker, broker.client() as client:
         assert client.call("hello")["mode"].startswith("device=cuda ")
+
+
+def test_a_large_model_may_take_longer_to_start(installed):
+    """Its description says 300 MiB, which are three seconds, and its rank never comes."""
+    (installed / "assay-worker-cuda").unlink()
+    (installed / "assay-worker-cuda").write_text(
+        f"#!/bin/sh\ncase $1 in --devices) exec {WORKER} --devices;; esac\n"
+        f"[ $1 = --describe ] && {{ {WORKER} \"$@\" | sed 's/\"weight_bytes\":[0-9]*/\"weight_bytes\":314572800/'; exit; }}\n"
+        "exec sleep 100\n")
+    (installed / "assay-worker-cuda").chmod(0o755)
+    limit_ms = int(1500 * PATIENCE)
+    with GpuBroker(installed, options=["--start-ms", limit_ms]) as broker:
+        began = time.monotonic()
+        wait_until(lambda: "not ready in time" in broker.words())
+        assert time.monotonic() - began > 2.5 + limit_ms / 1000
 
 
 def test_a_choice_that_cannot_be_written_down_is_refused_by_name(installed):
