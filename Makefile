@@ -4,7 +4,7 @@
 #   make SANITIZE=1           the same under ASan and UBSan, in build/asan
 #   make CC=clang BUILD=clang another compiler, in a tree of its own
 #   make CC=aarch64-linux-gnu-gcc PKG_CONFIG=aarch64-linux-gnu-pkg-config BUILD=arm   for another machine
-#   make CUDA=1               the same and assay-worker-cuda, in build/cuda (CUDA_HOME, CUDA_ARCH="sm_80 sm_90")
+#   make CUDA=1               the same and assay-worker-cuda, in build/cuda (CUDA_HOME, CUDA_ARCH="sm_80 sm_90 sm_100")
 .DELETE_ON_ERROR .SECONDARY:
 .DEFAULT_GOAL := all
 

@@ -38,11 +38,11 @@ $(KERNELS): $(B)/kernels/%: $(B)/obj/tests/kernels/%.o $(B)/lib/assay.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $(filter %.o,$^) $(B)/lib/assay.a $(LDLIBS)
 
-# The GPU's worker, by the toolkit: code for these architectures, and for newer ones what their driver compiles.
+# The GPU's worker, by the toolkit: code for those of these architectures that it has, and for newer ones what their driver compiles.
 # -fmad=false: a multiply and an add are fused only where the code says so.
 CUDA_HOME ?= /usr/local/cuda
-CUDA_ARCH ?= sm_80 sm_90
 NVCC      ?= $(CUDA_HOME)/bin/nvcc
+CUDA_ARCH ?= $(if $(CUDA),$(or $(filter sm_80 sm_90 sm_100,$(shell $(NVCC) --list-gpu-code 2>/dev/null)),sm_80 sm_90))
 NVCCFLAGS ?= -O3 -lineinfo
 NVCCFLAGS += -std=c++17 -fmad=false -I. $(foreach a,$(CUDA_ARCH),-gencode arch=$(a:sm_%=compute_%),code=$(a)) \
              $(foreach a,$(lastword $(CUDA_ARCH)),-gencode arch=$(a:sm_%=compute_%),code=$(a:sm_%=compute_%)) \
