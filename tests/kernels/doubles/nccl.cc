@@ -126,6 +126,7 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId *id)
     if (double_enter("ncclGetUniqueId"))
         return ncclSystemError;
     snprintf(id->internal, sizeof id->internal, "/assay-double-%d-%d", getpid(), count++);
+    shm_unlink(id->internal); /* of a killed process that had this number */
     int fd = shm_open(id->internal, O_CREAT | O_EXCL | O_RDWR, 0600);
     if (fd < 0 || ftruncate(fd, sizeof(segment)) != 0)
         return ncclSystemError;
