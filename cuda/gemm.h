@@ -1,8 +1,8 @@
 /* gemm.h - the large products, by cuBLASLt: out = x W^T (+ bias).
  *
  * Each shape gets one algorithm, chosen when it is first needed (the canary row needs them all,
- * before READY) and then kept: the fastest without split K that gives a row the same bits in
- * batches of any size that products are given (longer ones are cut). A file remembers choices by
+ * before READY) and then kept: the fastest without split K whose numbers are right, and that gives
+ * a row the same bits in batches of any size that products are given (longer ones are cut). A file remembers choices by
  * device, driver, library version and shape. All ranks of a group use rank 0's choice. */
 #ifndef ASSAY_CUDA_GEMM_H
 #define ASSAY_CUDA_GEMM_H

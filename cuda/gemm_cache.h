@@ -1,7 +1,6 @@
 /* gemm_cache.h - a small file of chosen algorithms, and of devices that passed (self_check.h), one
- * per line: "<bytes in hex> <key>". A
- * missing, unreadable or damaged file counts as empty: the trials run again and may choose
- * differently, which changes the mode for jobs begun before. */
+ * per line: "<bytes in hex> <key>". A missing, unreadable or damaged file counts as empty: the
+ * trials run again and may choose differently, which changes the mode for jobs begun before. */
 #ifndef ASSAY_CUDA_GEMM_CACHE_H
 #define ASSAY_CUDA_GEMM_CACHE_H
 
