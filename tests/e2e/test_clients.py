@@ -1,8 +1,12 @@
 """tests/clients against real brokers: the Python client through lost replies, kills and full queues; the reward functions as
 their frameworks load and call them; the C program."""
 import array
+import asyncio
 import concurrent.futures
+import contextlib
+import datetime
 import importlib.util
+import inspect
 import json
 import multiprocessing
 import pickle
@@ -16,28 +20,48 @@ import sys
 import tempfile
 import threading
 import time
+import types
 from collections import Counter
 
 import msgpack
 import pytest
 import zmq
-from harness import BIN, MODELS, PATIENCE, ROOT, Broker, framed_model, random_key
+from harness import BIN, MODELS, PATIENCE, ROOT, Broker, changed_model, framed_model, random_key, wait_until
+from test_models import serve
 from test_pad_rule import llama_like
 
 CLIENTS = ROOT / "tests/clients"
 sys.path.insert(0, str(CLIENTS))
-import assay_client  # noqa: E402
-from assay_client import AssayClient, AssayError, default_endpoint, pack_ids  # noqa: E402
-from trl_reward import assay_reward, make_reward  # noqa: E402
+import assay.parquet  # noqa: E402
+from assay import AssayError, AsyncClient, Client, default_endpoint, pack_ids  # noqa: E402
+from assay.parquet import rows_from_parquet  # noqa: E402
+from assay.trl_reward import assay_reward, make_reward  # noqa: E402
 
 SCORE_ROWS = BIN.parent / "tests/clients/score_rows"
 
 
-class DealerClient(AssayClient):
+class DealerClient(Client):
     socket_type = zmq.DEALER
 
 
-@pytest.fixture(params=[AssayClient, DealerClient])
+async def collect(iterator):
+    return [item async for item in iterator]
+
+
+class Awaited:
+    """AsyncClient, each call in a loop of its own, so that the same tests take both."""
+
+    def __init__(self, *arguments, **named):
+        self.client = AsyncClient(*arguments, **named)
+
+    def __getattr__(self, name):
+        def call(*arguments, **named):
+            came = getattr(self.client, name)(*arguments, **named)
+            return asyncio.run(collect(came) if inspect.isasyncgen(came) else came)
+        return call
+
+
+@pytest.fixture(params=[Client, DealerClient, Awaited])
 def kind(request):
     return request.param
 
@@ -45,7 +69,7 @@ def kind(request):
 @pytest.fixture(autouse=True)
 def short_polls(monkeypatch):
     """A reply that is lost is missed sooner."""
-    monkeypatch.setattr(assay_client, "POLL_S", 0.5)
+    monkeypatch.setattr(assay.core, "POLL_S", 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +93,8 @@ def some_rows(n, length=20):
 
 
 def load_by_path(name):
-    """A file as OpenRLHF and verl load it: by its path, its folder not among those that Python imports from."""
-    spec = importlib.util.spec_from_file_location(name, CLIENTS / f"{name}.py")
+    """A file as OpenRLHF and verl load it: by its path."""
+    spec = importlib.util.spec_from_file_location(name, CLIENTS / f"assay/{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -98,13 +122,13 @@ def test_score_is_in_the_order_of_the_rows(broker, kind):
 def test_ids_in_every_form(broker):
     ids = [5, 6, 7, 8, 300]
     forms = [ids, tuple(ids), iter(ids), array.array("q", ids), struct.pack("<5i", *ids), bytearray(struct.pack("<5i", *ids))]
-    results = AssayClient(broker.endpoint).score([{"ids": form} for form in forms])
+    results = Client(broker.endpoint).score([{"ids": form} for form in forms])
     assert len({row["score"] for row in results}) == 1 and results[0]["n_tokens"] == 5
 
 
 def test_a_bad_row_is_its_own_error(broker):
     rows = [{"ids": [1, 2]}, {"ids": [2 ** 40]}, {"ids": [1, -1]}, {"ids": []}, {"ids": [3]}]
-    client = AssayClient(broker.endpoint)
+    client = Client(broker.endpoint)
     codes = [row["error"] and row["error"]["code"] for row in client.score(rows)]
     assert codes == [None, "bad_token", "bad_token", "no_tokens", None]
     rewards = client.rewards(rows)
@@ -113,7 +137,7 @@ def test_a_bad_row_is_its_own_error(broker):
 
 def test_rewards_are_of_one_number_a_row(broker):
     with pytest.raises(ValueError, match="steps"):
-        AssayClient(broker.endpoint).rewards([{"ids": [1, 2], "pool": {"type": "ALL"}}])
+        Client(broker.endpoint).rewards([{"ids": [1, 2], "pool": {"type": "ALL"}}])
 
 
 def test_what_is_refused_is_named(broker, kind):
@@ -157,14 +181,14 @@ def test_default_endpoint(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert default_endpoint() == "ipc:///home/me/.local/state/assay/broker.sock"
     monkeypatch.setenv("ASSAY_ENDPOINT", "tcp://127.0.0.1:5555")
-    assert default_endpoint() == AssayClient().endpoint == "tcp://127.0.0.1:5555"
+    assert default_endpoint() == Client().endpoint == "tcp://127.0.0.1:5555"
 
 
 @pytest.mark.parametrize("endpoint", ["ipc://@name", "ipc://*", "ipc://", "inproc://a", "tcp://127.0.0.1", "tcp://*:5555",
                                       "tcp://127.0.0.1:0", "tcp://127.0.0.1:1;127.0.0.1:2", "/tmp/assay/broker.sock"])
 def test_endpoint_that_is_none(endpoint):
     with pytest.raises(ValueError, match=re.escape(repr(endpoint))):
-        AssayClient(endpoint)
+        Client(endpoint)
     done = score_rows(endpoint, "ids:1")
     assert done.returncode == 64 and endpoint in done.stderr, done.stderr
 
@@ -184,7 +208,7 @@ def test_job_from_submit_to_done(broker, kind):
 
 def test_submitted_again_is_the_same_job(broker):
     """Another process, the same key and rows."""
-    client, rows, key = AssayClient(broker.endpoint), some_rows(100), random_key()
+    client, rows, key = Client(broker.endpoint), some_rows(100), random_key()
     for _ in range(2):
         assert client.submit(iter(rows), key=key, chunk_rows=30) == key
     check_once(broker, key, rows, list(client.results(key)))
@@ -193,18 +217,18 @@ def test_submitted_again_is_the_same_job(broker):
 
 
 def test_no_rows(broker):
-    client = AssayClient(broker.endpoint)
+    client = Client(broker.endpoint)
     key = client.submit([])
     assert client.wait(key)["total"] == 0 and list(client.results(key)) == [] and client.score([]) == []
 
 
 def test_cursor_goes_on_elsewhere(broker):
     rows = some_rows(50)
-    key = AssayClient(broker.endpoint).submit(rows)
-    AssayClient(broker.endpoint).wait(key)
-    first = AssayClient(broker.endpoint).page(key, limit=20)
+    key = Client(broker.endpoint).submit(rows)
+    Client(broker.endpoint).wait(key)
+    first = Client(broker.endpoint).page(key, limit=20)
     assert len(first["rows"]) == 20 and not first["done"]
-    check_once(broker, key, rows, first["rows"] + list(AssayClient(broker.endpoint).results(key, after=first["next"])))
+    check_once(broker, key, rows, first["rows"] + list(Client(broker.endpoint).results(key, after=first["next"])))
 
 
 def test_timeouts_leave_the_job_alive(broker, kind):
@@ -243,7 +267,7 @@ def test_score_of_a_job_that_does_not_end(directory, kind):
 
 
 def test_one_client_for_many_threads(broker):
-    client, scores = AssayClient(broker.endpoint), {}
+    client, scores = Client(broker.endpoint), {}
 
     def one(n):
         scores[n] = [row["score"] for row in client.score([{"ids": [n + 1] * k} for k in range(1, 6)])]
@@ -263,7 +287,7 @@ def score_in_child(client, rows, queue):
 
 def test_a_client_in_a_forked_child(broker):
     """The parent has used it before; sockets of a parent would not work in a child."""
-    client, rows = AssayClient(broker.endpoint), some_rows(5)
+    client, rows = Client(broker.endpoint), some_rows(5)
     expected = client.score(rows)
     fork = multiprocessing.get_context("fork")
     queue = fork.Queue()
@@ -272,6 +296,46 @@ def test_a_client_in_a_forked_child(broker):
     assert queue.get(timeout=30 * PATIENCE) == expected
     child.join()
     assert client.score(rows) == expected
+
+
+def test_many_tasks_at_once(broker):
+    """Of one loop, with rows from an `async for` among them; a task that is cancelled disturbs none."""
+    client, rows = AsyncClient(broker.endpoint), some_rows(40)
+
+    async def source():
+        for row in rows:
+            await asyncio.sleep(0)
+            yield row
+
+    async def all_of_them():
+        waits = asyncio.create_task(client.wait("no-such-job"))
+        lost = asyncio.create_task(client.score(rows))
+        await asyncio.sleep(0)
+        lost.cancel()
+        found = await asyncio.gather(client.score(source()), *[client.score(rows[k:k + 5]) for k in range(0, 40, 5)])
+        with pytest.raises(AssayError, match="unknown_job"):
+            await waits
+        return found
+
+    whole, *parts = asyncio.run(all_of_them())
+    assert [row["score"] for row in whole] == [row["score"] for part in parts for row in part]
+    assert [row["id"] for row in whole] == [row["id"] for row in rows]
+
+
+def test_jobs_are_controlled(broker, kind):
+    client, key = kind(broker.endpoint), random_key()
+    client.call("submit", key=key, chunk=0, rows=[{"ids": [1]}, {"ids": []}])
+    assert client.pause(key) == "paused" and client.resume(key) == "open"
+    client.call("submit", key=key, chunk=1, seal=True)
+    assert client.wait(key)["failed"] == 1
+    assert {name: client.retry(key)[name] for name in ("retried", "kept", "state")} == {"retried": 0, "kept": 1, "state": "done"}
+    assert client.purge(key) == 1 and client.purge(key) == 0
+    with pytest.raises(AssayError, match="unknown_job"):
+        client.status(key)
+    paused = random_key()
+    client.call("submit", key=paused, chunk=0, rows=[{"ids": [1]}])
+    client.pause(paused)
+    assert client.cancel(paused) == "cancelled" and client.wait(paused)["state"] == "cancelled"
 
 
 # ---- what goes wrong on the way ----
@@ -382,6 +446,33 @@ def test_a_search_whose_replies_are_lost(broker, kind):
     assert error.value.code == "unknown_session"
 
 
+class KillsOnceCommitted(Middleman):
+    """Its kill comes when the broker has made a job of what it was sent, and before the reply goes on."""
+
+    def kill(self):
+        wait_until(lambda: self.broker.sql("select count(*) from jobs") != [(0,)])
+        self.kills += 1
+        kill_and_restart(self.broker)
+
+
+def test_a_score_of_sessions_whose_broker_is_killed(directory, kind):
+    """The broker has made the job, and forgets the sessions: what is sent again is `unknown_session`, and the results come."""
+    more = [[5, 6], [7, 8, 9]]
+    with Broker(directory / "d") as broker:
+        with KillsOnceCommitted(broker, kill_at={"score": (1,)}) as middle:
+            client = kind(middle.endpoint, resend_s=0.3 * PATIENCE)
+            sessions = client.append(client.fork(client.open({"ids": [1, 2, 3]}), 2), [{"ids": ids} for ids in more])
+            found = client.score_sessions(sessions)
+        codes = [reply["err"]["code"] for _, reply in middle.replies if not reply["ok"]]
+        assert middle.kills == 1 and codes == ["unknown_session"]
+        assert [row["id"] for row in found] == sessions
+        client = kind(broker.endpoint)
+        assert [row["score"] for row in found] == [row["score"] for row in client.score([{"ids": [1, 2, 3] + ids} for ids in more])]
+        with pytest.raises(AssayError) as error:  # those that never came to a job
+            client.score_sessions(sessions)
+        assert error.value.code == "unknown_session"
+
+
 def test_a_score_of_sessions_that_takes_long(directory, kind):
     """It goes on under its key, and has a time of its own."""
     with Broker(directory / "d", options=["--max-batch-tokens", 2000]) as broker:
@@ -393,7 +484,7 @@ def test_a_score_of_sessions_that_takes_long(directory, kind):
         assert error.value.code == "timeout"
         started = time.monotonic()
         found = client.score_sessions([session] * 2)
-        assert time.monotonic() - started > assay_client.POLL_S, "too quick to show anything"
+        assert time.monotonic() - started > assay.core.POLL_S, "too quick to show anything"
         assert [row["id"] for row in found] == [session] * 2 and found[0]["score"] == client.score([{"ids": [1, 2, 3]}])[0]["score"]
 
 
@@ -407,7 +498,7 @@ def test_chunks_are_as_asked_for(broker):
             drawn.append((k, sum(reply["ok"] for _, reply in middle.replies)))
 
     with Middleman(broker) as middle:
-        client = AssayClient(middle.endpoint)
+        client = Client(middle.endpoint)
         client.submit(source(), chunk_rows=7)
         by_rows = [msgpack.unpackb(body) for body in middle.requests]
         client.submit([{"ids": [1] * 100}] * 10, chunk_bytes=1000)
@@ -421,7 +512,7 @@ def test_chunks_are_as_asked_for(broker):
 
 def test_a_broker_that_stands_still_is_asked_again(broker):
     """Longer than the first tries wait: their replies come late, to sockets that are gone."""
-    client, rows = AssayClient(broker.endpoint, resend_s=0.2), some_rows(30)
+    client, rows = Client(broker.endpoint, resend_s=0.2), some_rows(30)
     key = random_key()
     broker.process.send_signal(signal.SIGSTOP)
     threading.Timer(1.2, broker.process.send_signal, [signal.SIGCONT]).start()
@@ -478,7 +569,7 @@ def test_full_queue_is_waited_out(directory):
     with Broker(directory / "d", options=["--max-queued-bytes", 1 << 16, "--max-batch-tokens", 2000]) as broker:
         rows = [{"id": k, "ids": [(k + j) % 500 for j in range(500)]} for k in range(100)]
         with Middleman(broker) as middle:
-            client = AssayClient(middle.endpoint)
+            client = Client(middle.endpoint)
             key = client.submit(rows, chunk_rows=16)
             results = list(client.results(key))
         check_once(broker, key, rows, results)
@@ -489,7 +580,7 @@ def test_full_queue_is_waited_out(directory):
 
 def test_full_queue_is_not_waited_out_for_ever(directory):
     with Broker(directory / "d", options=["--max-queued-bytes", 1 << 16]) as broker:
-        client, key = AssayClient(broker.endpoint), random_key()
+        client, key = Client(broker.endpoint), random_key()
         client.call("submit", key=key, chunk=1, rows=[{"ids": pack_ids([1] * 1000)}] * 15)  # behind a gap
         with pytest.raises(AssayError) as caught:
             client.submit([{"ids": [1] * 1000}] * 5, timeout_s=0.5)
@@ -516,6 +607,48 @@ def test_every_shape_of_text(served, kind):
     assert results[6]["error"]["code"] == "bad_text" and results[6]["score"] is None
 
 
+def test_responses_and_pairs(served, kind):
+    client = kind(served.endpoint)
+    of_responses, of_pair = client.score([SHAPES[4], SHAPES[5]])
+    assert client.best_of(SHAPES[4]["prompt"], SHAPES[4]["responses"]) == of_responses
+    assert client.compare("7", "8", prompt=SHAPES[5]["prompt"]) == {**of_pair, "i": 0}
+    assert client.best_of("3 + 4 = ?", ["7", "8"], id="x")["id"] == "x"
+    with pytest.raises(AssayError) as error:
+        client.best_of("3 + 4 = ?", ["7", "word " * 3 * served.model["max_len"]])
+    assert error.value.code == "too_long"
+    with pytest.raises(AssayError, match="recipe"):
+        client.rank("3 + 4", ["7", "8"])
+
+
+def test_documents(directory, kind):
+    """Under a recipe that writes a query and a document."""
+    with Broker(directory / "d", model=MODELS / "recipe-qwen3", options=["--recipe", "qwen3-reranker"]) as broker:
+        client, documents = kind(broker.endpoint), ["Paris", "Rome is a capital.", "7"]
+        found = client.rank("capital of France", documents, instruction="Find the answer.")
+        rows = [{"query": "capital of France", "document": text, "instruction": "Find the answer."} for text in documents]
+        assert found["scores"] == [row["score"] for row in client.score(rows)]
+        assert sorted(found["ranks"]) == [1, 2, 3] and found["ranks"][found["best"]] == 1
+
+
+def test_ensembles(directory, tmp_path, kind, monkeypatch):
+    """Each model's own bits; a reward is their mean."""
+    models = {"a": MODELS / "demo-reward", "b": changed_model(tmp_path / "b", -0.5)}
+    with serve(directory, models, "ab") as broker:
+        client, rows = kind(broker.endpoint), [SHAPES[2], SHAPES[1]]
+        each = [client.score(rows, model=name) for name in "ab"]
+        found = client.score(rows, models=["a", "b"])
+        assert [row["scores"] for row in found] == [[a["score"], b["score"]] for a, b in zip(*each)]
+        assert client.rewards(rows, models=("a", "b")) == [row["mean"] for row in found]
+        assert client.best_of("3 + 4 = ?", ["7", "8"], models=["a", "b"])["by_model"][1]["scores"] == \
+            client.best_of("3 + 4 = ?", ["7", "8"], model="b")["scores"]
+        key = client.submit(rows, model="b")
+        assert [row["score"] for row in sorted(client.results(key), key=lambda row: row["i"])] == [row["score"] for row in each[1]]
+        ask = {"prompts": ["What is "], "completions": ["3 + 4?"]}
+        apart = [make_reward(broker.endpoint, model=name)(**ask)[0] for name in "ab"]
+        (mean,) = make_reward(broker.endpoint, models=["a", "b"])(**ask)
+        assert mean == pytest.approx(sum(apart) / 2, rel=1e-6) and apart[0] != apart[1]
+
+
 def test_trl_conversational(served, endpoint):
     """As GRPOTrainer calls it: by keyword, every other column beside, messages with more than role and content."""
     prompts = [[{"role": "user", "content": f"What is {n} + 4?"}] for n in range(6)]
@@ -523,7 +656,7 @@ def test_trl_conversational(served, endpoint):
     rewards = assay_reward(prompts=prompts, completions=completions, completion_ids=[[1]] * 6, answer=["7"] * 6,
                            trainer_state=None, log_extra=print, log_metric=print)
     rows = [{"prompt": prompt, "response": completion[0]["content"]} for prompt, completion in zip(prompts, completions)]
-    assert rewards == [row["score"] for row in AssayClient(endpoint).score(rows)]
+    assert rewards == [row["score"] for row in Client(endpoint).score(rows)]
     assert all(isinstance(reward, float) for reward in rewards) and assay_reward.__name__ == "assay_reward"
 
 
@@ -531,7 +664,7 @@ def test_trl_standard(served, endpoint):
     """One text, as the trainer gives it to a reward model; a row that failed is None."""
     too_long = "word " * 3 * served.model["max_len"]
     rewards = assay_reward(prompts=["What is ", "What is "], completions=["3 + 4?", too_long], completion_ids=[[1], [2]])
-    (expected,) = AssayClient(endpoint).score([{"text": "What is 3 + 4?"}])
+    (expected,) = Client(endpoint).score([{"text": "What is 3 + 4?"}])
     assert rewards == [expected["score"], None]
     cut = make_reward(endpoint, name="helpfulness", truncate=True)
     assert cut.__name__ == "helpfulness"
@@ -545,7 +678,7 @@ def test_trl_one_bad_completion(served, endpoint, caplog):
            [{"role": "assistant", "content": [{"type": "text", "text": "7"}]}], [{"content": "7"}], [{"role": 7, "content": "7"}],
            [{"role": "assistant", "content": "\ud800"}], [{"role": "assistant", "content": "7", "reasoning_content": 5}]]
     rewards = assay_reward(prompts=[ask] * (len(bad) + 2), completions=[good, *bad, good], completion_ids=None, answer=[1] * 13)
-    (expected,) = AssayClient(endpoint).score([{"messages": ask + good}])
+    (expected,) = Client(endpoint).score([{"messages": ask + good}])
     assert rewards == [expected["score"], *[None] * len(bad), expected["score"]]
     assert "11 of 13 rows failed" in caplog.text and "expected a text" in caplog.text
     mixed = assay_reward(prompts=["3 + 4?", ask, "3 + 4?", None, "3"], completions=[good, "7", "7", "7", 7])
@@ -566,7 +699,7 @@ def test_trl_messages_go_whole(directory, monkeypatch):
     with Broker(directory / "d", model=model) as broker:
         monkeypatch.setenv("ASSAY_ENDPOINT", broker.endpoint)
         text = 'user: 3 + 4?;assistant: {"name": "add", "arguments": {"a": 3}};tooladd: 7;assistant: 7;'
-        (expected,) = AssayClient().score([{"text": text, "add_special_tokens": False}])
+        (expected,) = Client().score([{"text": text, "add_special_tokens": False}])
         rewards = assay_reward(prompts=[ask] * 6, completions=[talk, *bad, talk])
     assert rewards == [expected["score"], None, None, None, None, expected["score"]] and expected["score"] is not None
 
@@ -579,7 +712,7 @@ def test_trl_needs_the_pad_token(directory, monkeypatch):
     with Broker(directory / "off", model=model, options=["--hf-pad-rule", "off"]) as broker:
         monkeypatch.setenv("ASSAY_ENDPOINT", broker.endpoint)
         assert broker.model["tokenizer"] == {"bos_token": None, "eos_token": 297, "pad_token": 298}
-        last, before = [row["score"] for row in AssayClient().score([text, {**text, "hf_pad_rule": True}])]
+        last, before = [row["score"] for row in Client().score([text, {**text, "hf_pad_rule": True}])]
         assert last != before and assay_reward(**ask) == [before] and make_reward(hf_pad_rule=False)(**ask) == [last]
     config = json.loads((model / "config.json").read_text())
     for n, (pad, names, expected) in enumerate([(None, {}, 298), (297, {}, 298), (298, {"pad_token": None}, 297)]):
@@ -606,7 +739,7 @@ def test_openrlhf(served, endpoint, monkeypatch):
         thread.start()
     for thread in threads:
         thread.join()
-    expected = [row["score"] for row in AssayClient(endpoint).score([{"text": query} for query in queries])]
+    expected = [row["score"] for row in Client(endpoint).score([{"text": query} for query in queries])]
     assert [float(found[n]["rewards"][0]) for n in range(4)] == expected
     together = module.reward_func(queries, queries, [""] * 4)
     assert [float(reward) for reward in together["rewards"]] == [float(score) for score in together["scores"]] == expected
@@ -621,10 +754,10 @@ def test_openrlhf(served, endpoint, monkeypatch):
 def test_texts_as_the_frameworks_tokenize_them(served, endpoint, directory, monkeypatch):
     """TRL's trainer (for texts) and OpenRLHF's server add no special tokens, whatever the tokenizer would put around a text."""
     text = "<|im_start|>What is 3 + 4?"
-    expected, around = [row["score"] for row in AssayClient(endpoint).score([{"text": text}, {"text": f"<|endoftext|>{text}<extra_0>"}])]
+    expected, around = [row["score"] for row in Client(endpoint).score([{"text": text}, {"text": f"<|endoftext|>{text}<extra_0>"}])]
     with Broker(directory / "d", model=framed_model(directory / "model")) as framed:
         monkeypatch.setenv("ASSAY_ENDPOINT", framed.endpoint)
-        assert AssayClient().score([{"text": text}])[0]["score"] == around != expected
+        assert Client().score([{"text": text}])[0]["score"] == around != expected
         assert assay_reward(prompts=["<|im_start|>What is "], completions=["3 + 4?"]) == [expected]
         rewards = load_by_path("openrlhf_reward").reward_func([text], [""], [""])["rewards"]
         assert [float(reward) for reward in rewards] == [expected]
@@ -633,13 +766,13 @@ def test_texts_as_the_frameworks_tokenize_them(served, endpoint, directory, monk
 def test_openrlhf_scores_the_last_token(served, endpoint, directory, monkeypatch):
     """As its server does, which passes over nothing that the text holds, a pad token at its end neither."""
     text = "What is 3 + 4?<|endoftext|>"
-    expected = AssayClient(endpoint).score([{"text": text}])[0]["score"]
+    expected = Client(endpoint).score([{"text": text}])[0]["score"]
     model = framed_model(directory / "model")
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "pad_token_id": 295}))
     with Broker(directory / "d", model=model, options=["--hf-pad-rule", "on"]) as padded:
         monkeypatch.setenv("ASSAY_ENDPOINT", padded.endpoint)
-        assert AssayClient().score([{"text": text, "add_special_tokens": False}])[0]["score"] != expected
+        assert Client().score([{"text": text, "add_special_tokens": False}])[0]["score"] != expected
         rewards = load_by_path("openrlhf_reward").reward_func([text], [""], [""])["rewards"]
         assert [float(reward) for reward in rewards] == [expected]
 
@@ -661,7 +794,7 @@ def test_verl(served, endpoint):
     prompts = ["What is 3 + 4?", messages, ArrayLike(messages)]
     extras = [{"question": prompt, "index": n, "rollout_reward_scores": {}} for n, prompt in enumerate(prompts)]
     rows = [{"prompt": prompt, "response": "9"} for prompt in (prompts[0], messages, messages)]
-    expected = [row["score"] for row in AssayClient(endpoint).score(rows)]
+    expected = [row["score"] for row in Client(endpoint).score(rows)]
     one = [module.compute_score(data_source="sums", solution_str="9", ground_truth="7", extra_info=extra) for extra in extras]
     batch = module.compute_score_batch(data_sources=["sums"] * 3, solution_strs=["9"] * 3, ground_truths=["7"] * 3,
                                        extra_infos=extras)
@@ -689,7 +822,7 @@ def score_rows(*arguments, program=SCORE_ROWS):
 def test_c_program(served):
     done = score_rows(served.endpoint, "What is 3 + 4?", "ids:1,2,3")
     assert done.returncode == 0, done.stderr
-    expected = AssayClient(served.endpoint).score([{"text": "What is 3 + 4?"}, {"ids": [1, 2, 3]}])
+    expected = Client(served.endpoint).score([{"text": "What is 3 + 4?"}, {"ids": [1, 2, 3]}])
     lines = [line.split("\t") for line in done.stdout.splitlines()]
     assert [i for i, _ in lines] == ["0", "1"]
     assert [struct.pack("<f", float(score)) for _, score in lines] == [struct.pack("<f", row["score"]) for row in expected]
@@ -708,7 +841,7 @@ def test_c_program_says_what_is_wrong(served):
 def test_c_program_through_a_restart(directory):
     """The broker is killed with the request in its hands: the same bytes go out again."""
     with Broker(directory / "d") as broker:
-        (expected,) = AssayClient(broker.endpoint).score([{"ids": [1, 2, 3]}])
+        (expected,) = Client(broker.endpoint).score([{"ids": [1, 2, 3]}])
         with Middleman(broker, kill_at={"score": (1,)}) as middle:
             done = score_rows(middle.endpoint, "ids:1,2,3")
         assert done.returncode == 0 and "no reply" in done.stderr
@@ -723,6 +856,84 @@ def test_c_program_needs_nothing_of_assay(directory):
     flags = subprocess.run(["pkg-config", "--cflags", "--libs", "libzmq", name], capture_output=True, text=True, check=True)
     subprocess.run(["cc", "-o", "score_rows", "score_rows.c", *flags.stdout.split()], cwd=directory, check=True)
     assert score_rows(program=directory / "score_rows").returncode == 64
+
+
+# ---- the package ----
+
+def test_package_installs(directory):
+    """With pip, into a folder of its own, nothing left behind in the source; its version is the program's."""
+    shutil.copytree(CLIENTS, directory / "clients", ignore=shutil.ignore_patterns("__pycache__"))
+    before = sorted(path.name for path in (directory / "clients").iterdir())
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "--target",
+                    directory / "site", directory / "clients"], check=True, timeout=120 * PATIENCE)
+    assert sorted(path.name for path in (directory / "clients").iterdir()) == before
+    installed = directory / "site/assay"
+    assert (installed / "py.typed").exists()
+    assert {path.name for path in installed.glob("*.py")} == {path.name for path in (CLIENTS / "assay").glob("*.py")}
+    words = "import assay, assay.trl_reward, assay.openrlhf_reward, assay.verl_reward, assay.parquet; print(assay.__file__, assay.__version__)"
+    done = subprocess.run([sys.executable, "-c", words], cwd=directory, env={"PYTHONPATH": directory / "site"}, capture_output=True, text=True)
+    program = subprocess.run([BIN / "assay", "--version"], capture_output=True, text=True, check=True).stdout
+    assert done.stdout.split() == [str(installed / "__init__.py"), program.split()[1]], done.stderr
+
+
+class FakeParquet:
+    """What of pyarrow's ParquetFile the package uses: names, and batches of records."""
+
+    def __init__(self, records):
+        self.records, self.schema_arrow, self.asked = records, types.SimpleNamespace(names=list(records[0])), []
+
+    def ParquetFile(self, path):
+        return contextlib.nullcontext(self)
+
+    def iter_batches(self, batch_size, columns):
+        self.asked.append(columns)
+        for record in self.records:
+            yield types.SimpleNamespace(to_pylist=lambda: [{name: record[name] for name in columns or record}])
+
+
+@pytest.fixture
+def parquet(monkeypatch):
+    def put(records):
+        file = FakeParquet(records)
+        monkeypatch.setitem(sys.modules, "pyarrow", types.SimpleNamespace(parquet=file))
+        monkeypatch.setitem(sys.modules, "pyarrow.parquet", file)
+        return file
+    return put
+
+
+def test_rows_of_parquet(served, parquet):
+    """tests/clients/checks has pyarrow's own."""
+    ask = [{"role": "user", "content": "3 + 4 = ?", "tool_calls": None}]
+    file = parquet([{"instruction": ask, "output": "7", "source": "x", "system": None}, {"instruction": ask, "output": "8", "source": "y", "system": "Add."}])
+    with pytest.raises(ValueError, match=r"found \['output', 'source'\]"):
+        next(rows_from_parquet("f"))
+    with pytest.raises(ValueError, match=r"columns \['answer'\], found"):
+        next(rows_from_parquet("f", {"response": "answer"}))
+    rows = list(rows_from_parquet("f", {"prompt": "instruction", "response": "output", "system": "system"}))
+    ask = [{"role": "user", "content": "3 + 4 = ?"}]
+    assert rows == [{"prompt": ask, "response": "7"}, {"prompt": ask, "response": "8", "system": "Add."}]
+    assert file.asked == [["instruction", "output", "system"]]
+    assert all(row["error"] is None for row in Client(served.endpoint).score(rows))
+
+
+def test_lines_of_parquet(parquet, capsys):
+    day = datetime.date(2026, 1, 31)
+    file = parquet([{"prompt": "a\n", "n": 1.5, "day": day, "none": None, "image": b"x"}])
+    assert assay.parquet.main(["--columns", "prompt,n,day,none", "f"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"prompt": "a\n", "n": 1.5, "day": "2026-01-31", "none": None}
+    for arguments, code, words in [(["f"], 65, "f: row 1: column 'image': expected what JSON can hold, found bytes"), ([], 64, "usage"),
+                                   (["--columns", "prompt,no", "f"], 65, "['no']"), (["--colums", "a", "f"], 64, "usage")]:
+        assert assay.parquet.main(arguments) == code and words in capsys.readouterr().err
+    file.records = []
+    assert assay.parquet.main(["f", "f"]) == 0 and capsys.readouterr().out == ""
+
+
+def test_both_clients_have_the_same_methods():
+    def signatures(kind):
+        found = {name: inspect.signature(value) for name, value in vars(kind).items() if inspect.isfunction(value) and name[0] != "_"}
+        return {name: [(p.name, p.default) for p in signature.parameters.values()] for name, signature in found.items()}
+    assert signatures(Client) == signatures(AsyncClient)
+    assert all(value.__doc__ for name, value in vars(Client).items() if inspect.isfunction(value) and name[0] != "_")
 
 
 # ---- the documents ----
@@ -741,8 +952,9 @@ def test_search_as_printed(directory):
     assert len(lines) == 2 and lines[0].endswith("['3 + 4 = 7', '7 + 5 = 12']") and float(lines[0].split()[0]) > 0.5, lines
 
 
-def test_readme_as_printed(served):
-    example = re.search(r"```python\n(.*?)```", (CLIENTS / "README.md").read_text(), re.S).group(1)
+@pytest.mark.parametrize("example", [one for one in re.findall(r"```python\n(.*?)```", (CLIENTS / "README.md").read_text(), re.S)
+                                     if "def propose" not in one], ids=["jobs", "asyncio"])
+def test_readme_as_printed(served, example):
     assert "ipc://assay-data/broker.sock" in example
     done = subprocess.run([sys.executable, "-c", example.replace("ipc://assay-data/broker.sock", served.endpoint)], cwd=CLIENTS,
                           capture_output=True, text=True, timeout=60 * PATIENCE)

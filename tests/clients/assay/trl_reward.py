@@ -1,6 +1,6 @@
-"""A reward function for TRL's GRPOTrainer (and RLOOTrainer), over assay_client.py.
+"""A reward function for TRL's GRPOTrainer (and RLOOTrainer).
 
-    from trl_reward import assay_reward             # the broker of ASSAY_ENDPOINT
+    from assay.trl_reward import assay_reward       # the broker of ASSAY_ENDPOINT
     trainer = GRPOTrainer(model, reward_funcs=assay_reward, train_dataset=dataset, args=args)
 
 What is scored is what the trainer itself would give a reward model: of a conversational dataset,
@@ -15,28 +15,24 @@ eos token where it has none, whatever the checkpoint's config.json says. Assay's
 config.json's pad_token_id: a sequence classification that has none, or another than the trainer
 would take, is a ValueError that says so.
 """
-from assay_client import AssayClient
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+from assay import Client
+from assay.wire import text_or_messages
 
 
-def _as_text_or_messages(value):
-    """Messages with all that a chat template may read. The trainer's have None in keys that they
-    do not use, and so has the reference's template nothing there."""
-    if not isinstance(value, (list, tuple)):
-        return value
-    return [{key: v for key, v in message.items() if v is not None or key == "content"}
-            if isinstance(message, dict) else message for message in value]
-
-
-def _as_row(prompt, completion, fields):
+def _as_row(prompt: Any, completion: Any, fields: Dict[str, Any]) -> Dict[str, Any]:
     if isinstance(prompt, str) and isinstance(completion, str):
         return {"text": prompt + completion, "add_special_tokens": False, **fields}
-    prompt, completion = _as_text_or_messages(prompt), _as_text_or_messages(completion)
+    prompt, completion = text_or_messages(prompt), text_or_messages(completion)
     if isinstance(prompt, list) and isinstance(completion, list) and completion:
         return {"messages": prompt + completion, **fields}
     return {"prompt": prompt, "completion": completion, **fields}
 
 
-def _pad_rule(model, fields):
+def _pad_rule(model: Dict[str, Any], fields: Dict[str, Any]) -> Dict[str, Any]:
     """The pad rule of the rows: the trainer's is that of sequence classification."""
     if not model["architecture"].endswith("ForSequenceClassification"):
         return {}
@@ -54,15 +50,30 @@ def _pad_rule(model, fields):
     return {"hf_pad_rule": True}
 
 
-def make_reward(endpoint=None, name="assay_reward", timeout_s=600.0, **fields):
-    """A reward function for this endpoint. `name` is what the trainer logs it under; `fields` go
-    into every row (truncate=True, safe_text=True, pool={..})."""
+def _pad_rules(hello: Dict[str, Any], fields: Dict[str, Any]) -> Dict[str, Any]:
+    """The same of the models that the fields name. An ensemble's must have one rule."""
+    served = {entry["name"]: entry["model"] for entry in hello["models"]}
+    names = fields.get("models") or [fields.get("model") or hello["model"]["name"]]
+    judged = [served.get(name) or served.get(name.split("/")[0]) for name in names]
+    rules = [_pad_rule(model, fields) for model in judged if model]  # no such model: its rows fail
+    if any(rule != rules[0] for rule in rules) and "hf_pad_rule" not in fields:
+        raise ValueError(f"models: expected one rule about pad tokens, found {names}, of which "
+                         "some are sequence classifications: say hf_pad_rule")
+    return rules[0] if rules else {}
 
-    def reward(prompts, completions, **columns):
+
+def make_reward(endpoint: Optional[str] = None, name: str = "assay_reward",
+                timeout_s: float = 600.0, **fields: Any) -> Callable[..., List[Optional[float]]]:
+    """A reward function for this endpoint. `name` is what the trainer logs it under; `fields` go
+    into every row (truncate=True, safe_text=True, pool={..}, model=.., models=[..]: an ensemble,
+    whose mean is the reward)."""
+
+    def reward(prompts: Sequence[Any], completions: Sequence[Any],
+               **columns: Any) -> List[Optional[float]]:
         """One float or None a completion. prompts and completions: lists of str, or lists of lists
         of messages."""
-        client, pairs = AssayClient(endpoint), zip(prompts, completions)
-        settings = {**_pad_rule(client.hello()["model"], fields), **fields}
+        client, pairs = Client(endpoint), zip(prompts, completions)
+        settings = {**_pad_rules(client.hello(), fields), **fields}
         rows = [_as_row(prompt, completion, settings) for prompt, completion in pairs]
         return client.rewards(rows, timeout_s)
 
