@@ -72,7 +72,7 @@ FUZZ      := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.
 KERNELS   := $(patsubst tests/kernels/%,$(B)/kernels/%,$(basename $(wildcard tests/kernels/test_*.cc tests/kernels/test_gpu_*.c)))
 TOOLS     := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/chaos/*.c tests/clients/*.c tests/e2e/*.c tests/bench/*.c))
 
-.PHONY: all deps demo test tests run-tests check lint format bench bench-compare bench-text quant-drift test-long reference reference-vllm compare-templates evidence gpu-programs gpu-check gpu-bench man clean help
+.PHONY: all deps demo test tests run-tests check lint format bench bench-compare bench-text quant-drift test-long reference reference-vllm compare-templates clients-check evidence gpu-programs gpu-check gpu-bench man clean help
 all: $(BINS) $(CUDA_BINS) ## build the four programs; CUDA=1: and the worker for GPUs
 
 $(B)/bin/assayd: $(call objects,broker/main.c) $(BROKER) $(COMMON)
@@ -84,7 +84,7 @@ $(addprefix $(B)/tests/test_,model pipeline quantized reuse): $(call quick,$(fil
 $(FUZZ): $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/driver.o $(B)/obj/tests/fuzz/files.o $(B)/lib/assay.a
 $(TOOLS): $(B)/tests/%: $(B)/obj/tests/%.o $(B)/lib/assay.a
 $(B)/tests/bench/bench_blas: LDLIBS += -ldl
-include broker/http/rules.mk tests/gpu/rules.mk tests/reference/rules.mk
+include broker/http/rules.mk tests/gpu/rules.mk tests/reference/rules.mk tests/clients/rules.mk
 
 $(BINS) $(UNIT) $(FUZZ) $(TOOLS):
 	@mkdir -p $(@D)
@@ -192,5 +192,5 @@ clean: ## remove what was built (build/venv too)
 	rm -rf build
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile broker/install.mk tests/gpu/rules.mk tests/reference/rules.mk broker/http/rules.mk | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile broker/install.mk tests/gpu/rules.mk tests/reference/rules.mk tests/clients/rules.mk broker/http/rules.mk | expand -t 20
 -include $(shell find $(B)/obj $(B)/quick -name '*.d' 2>/dev/null)
