@@ -62,11 +62,36 @@ static json_t *usage(const struct ask *ask, const struct row_result *rows)
         "completion_tokens", 0, "prompt_tokens_details", "completion_tokens_details");
 }
 
+/* An ensemble's reply names its models, as the broker does. */
+static json_t *with_models(const struct ask *ask, json_t *body)
+{
+    json_t *names = ask->n_all > 0 ? json_array() : NULL;
+    for (int k = 0; k < ask->n_all; k++) {
+        char *name = card_choice_name(&ask->all[k]);
+        json_array_append_new(names, json_string(name));
+        free(name);
+    }
+    if (names)
+        json_object_set_new(body, "models", names);
+    return body;
+}
+
+/* Beside an ensemble's score, which is a mean: each model's, and their standard deviation. */
+static json_t *with_each(const struct row_result *row, json_t *item)
+{
+    if (!row->each)
+        return item;
+    json_object_set_new(item, "scores", list_of(row->each, row->n_each));
+    json_object_set_new(item, "std", row->has_std ? score_json(row->std) : json_null());
+    return item;
+}
+
 /* What vLLM's lists have around their data, which is taken over. */
 static json_t *list_reply(const struct ask *ask, const struct row_result *rows, json_t *data)
 {
-    return json_pack("{s:s, s:s, s:I, s:s, s:o, s:o}", "id", ask->id, "object", "list", "created",
-        (json_int_t)time(NULL), "model", ask->model, "data", data, "usage", usage(ask, rows));
+    return with_models(ask,
+        json_pack("{s:s, s:s, s:I, s:s, s:o, s:o}", "id", ask->id, "object", "list", "created",
+            (json_int_t)time(NULL), "model", ask->model, "data", data, "usage", usage(ask, rows)));
 }
 
 static int need_number(const struct ask *ask, const struct row_result *rows, struct err *e)
@@ -92,11 +117,12 @@ static uint32_t highest(const float *values, uint32_t n)
 static json_t *class_of(const struct ask *ask, const struct row_result *row, uint32_t i)
 {
     uint32_t best = highest(row->values, row->width);
-    const char *label = card_label(ask->asks.model, best);
+    const char *label = row->each ? NULL : card_label(ask->asks.model, best);
     char standard[24];
     snprintf(standard, sizeof standard, "LABEL_%u", best);
-    return json_pack("{s:i, s:s, s:o, s:i}", "index", (int)i, "label", label ? label : standard,
-        "probs", list_of(row->values, row->width), "num_classes", (int)row->width);
+    return with_each(
+        row, json_pack("{s:i, s:s, s:o, s:i}", "index", (int)i, "label", label ? label : standard,
+                 "probs", list_of(row->values, row->width), "num_classes", (int)row->width));
 }
 
 static json_t *sglang_of(const struct ask *ask, const struct row_result *row, uint32_t i)
@@ -165,8 +191,9 @@ int answer_score(json_t **out, const struct ask *ask, const struct row_result *r
         return rc;
     json_t *data = json_array();
     for (uint32_t i = 0; i < ask->rows.n; i++)
-        json_array_append_new(data, json_pack("{s:i, s:s, s:o}", "index", (int)i, "object", "score",
-                                        "score", score_json(rows[i].values[0])));
+        json_array_append_new(
+            data, with_each(&rows[i], json_pack("{s:i, s:s, s:o}", "index", (int)i, "object",
+                                          "score", "score", score_json(rows[i].values[0]))));
     return finish(out, list_reply(ask, rows, data), e);
 }
 
@@ -184,10 +211,10 @@ static int compare(const void *a, const void *b)
     return (x->i > y->i) - (x->i < y->i);
 }
 
-static json_t *ranked_of(const struct ask *ask, struct ranked r)
+static json_t *ranked_of(const struct ask *ask, struct ranked r, const struct row_result *row)
 {
-    json_t *result =
-        json_pack("{s:i, s:o}", "index", (int)r.i, "relevance_score", score_json(r.score));
+    json_t *result = with_each(
+        row, json_pack("{s:i, s:o}", "index", (int)r.i, "relevance_score", score_json(r.score)));
     const json_t *document =
         json_is_array(ask->documents) ? json_array_get(ask->documents, r.i) : ask->documents;
     if (json_is_object(document))
@@ -211,11 +238,11 @@ int answer_rerank(json_t **out, const struct ask *ask, const struct row_result *
     qsort(all, n, sizeof *all, compare);
     json_t *results = json_array();
     for (uint32_t i = 0; i < n && (ask->top_n == 0 || i < ask->top_n); i++)
-        json_array_append_new(results, ranked_of(ask, all[i]));
+        json_array_append_new(results, ranked_of(ask, all[i], &rows[all[i].i]));
     free(all);
     json_t *body = json_pack("{s:s, s:s, s:{s:I, s:I}, s:o}", "id", ask->id, "model", ask->model,
         "usage", "prompt_tokens", tokens, "total_tokens", tokens, "results", results);
-    return finish(out, body, e);
+    return finish(out, with_models(ask, body), e);
 }
 
 int answer_get_reward(

@@ -25,10 +25,13 @@ struct ask {
     const struct card *card; /* borrowed */
     const char *prompt_is;   /* what ?prompt= says behind the path: NULL for nothing; borrowed */
     char id[64];             /* the reply's `id` */
-    struct card_choice asks; /* the model that scores, perhaps with an adapter */
-    char *model;             /* its name to give back: the one that was asked with; owned */
-    int64_t row_id;          /* of every row, to know it by; -1: none */
-    int names_model;         /* rows that are not for the first model say for which */
+    struct card_choice
+        asks; /* the model that scores, perhaps with an adapter; the first of several */
+    struct card_choice all[CARD_MOST_CHOSEN]; /* an ensemble's models */
+    int n_all;                                /* 0: no ensemble */
+    char *model;     /* its name to give back: the one that was asked with; owned */
+    int64_t row_id;  /* of every row, to know it by; -1: none */
+    int names_model; /* rows that are not for the first model say for which */
     struct rows rows;
     int is_base64;     /* values as base64 of float32, little-endian */
     int is_sglang;     /* SGLang's body, and so its reply */
@@ -43,8 +46,9 @@ void ask_release(struct ask *ask);
 
 typedef int ask_decoder(struct ask *ask, const json_t *body, struct err *e);
 
-/* Chooses the model by the body's `model` (or SGLang's `lora_path`). Returns 0; ASSAY_EADAPTER for
- * one that there is not; ASSAY_EBADREQ. */
+/* Chooses the model by the body's `model` (or SGLang's `lora_path`), or an ensemble by `models`, or by
+ * a `model` that is names with commas between. Returns 0; ASSAY_EADAPTER for one that there is not;
+ * ASSAY_EBADREQ. */
 int ask_choose(struct ask *ask, const json_t *body, struct err *e);
 /* Chooses it, then reads the body by its decoder, and returns as both. */
 int ask_decode(struct ask *ask, ask_decoder *decoder, const json_t *body, struct err *e);
@@ -63,10 +67,13 @@ ask_decoder ask_rm;         /* /rm: slime's */
 int ask_is_sglang(const json_t *body);
 
 /* What decoders share. */
-/* What every row has by its request: the adapter, where one was chosen, and the id. */
+/* What every row has by its request: the models or the adapter, where they were chosen, the id. */
 void ask_begin_rows(const struct ask *ask, struct row_options *o);
 /* Refuses a model that scores positions, for endpoints with one score a row. */
 int ask_needs_score(const struct ask *ask, struct err *e);
+/* fields_take_pool for the models. What `true` asks for must be one thing for all of them. */
+int ask_take_pool(const struct ask *ask, const json_t *body, const char *pool_type,
+    struct row_options *o, struct err *e);
 /* Begins a request for one score a row: checks its fields against the lists (fields_check), and
  * takes truncation and pooling. */
 int ask_begin_scores(struct ask *ask, const json_t *body, const struct field *const *lists,

@@ -128,7 +128,7 @@ static int decode_input(struct ask *ask, const json_t *body, const char *pool_ty
     if (rc == 0)
         rc = fields_take_truncation(body, &o, e);
     if (rc == 0)
-        rc = fields_take_pool(body, ask->asks.model, pool_type, &o, e);
+        rc = ask_take_pool(ask, body, pool_type, &o, e);
     if (rc == 0)
         rc = add_rows(ask, body, &o, e);
     row_options_release(&o);
@@ -164,7 +164,7 @@ static int decode_sglang(struct ask *ask, const json_t *body, struct err *e)
     int rc = fields_check(body, lists, e);
     ask_begin_rows(ask, &o);
     if (rc == 0)
-        rc = fields_take_pool(body, ask->asks.model, NULL, &o, e);
+        rc = ask_take_pool(ask, body, NULL, &o, e);
     if (rc == 0)
         rc = add_sglang(ask, body, &o, e);
     row_options_release(&o);
@@ -208,9 +208,21 @@ static int take_pool_type(
     return rc < 0 ? rc : 0;
 }
 
+/* The mean is of one score from each model, not of as many as a text has tokens. */
+static int needs_one(const struct ask *ask, const char *pool_type, struct err *e)
+{
+    const char *type = pool_type ? pool_type : ask->asks.model->pool_type;
+    if (ask->n_all == 0 || !strcmp(type, "LAST") || !strcmp(type, "CLS") || !strcmp(type, "MEAN"))
+        return 0;
+    return err_field(e, ASSAY_EBADREQ, "pooling_type",
+        "`pooling_type`: expected LAST, CLS or MEAN with several `models`, found %s", type);
+}
+
 int ask_pooling(struct ask *ask, const json_t *body, struct err *e)
 {
     const char *pool_type;
     int rc = take_pool_type(ask, body, &pool_type, e);
+    if (rc == 0)
+        rc = needs_one(ask, pool_type, e);
     return rc == 0 ? decode_input(ask, body, pool_type, e) : rc;
 }

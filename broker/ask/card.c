@@ -206,6 +206,21 @@ char *card_adapter_name(const struct card *card, const struct card_model *model,
     return text;
 }
 
+int card_choice_is(const struct card_choice *a, const struct card_choice *b)
+{
+    const char *x = a->adapter ? a->adapter : "", *y = b->adapter ? b->adapter : "";
+    return a->model == b->model && strcmp(x, y) == 0;
+}
+
+char *card_choice_name(const struct card_choice *choice)
+{
+    const char *model = choice->model->name, *adapter = choice->adapter;
+    size_t size = strlen(model) + (adapter ? strlen(adapter) : 0) + 2;
+    char *text = xcalloc(size, 1);
+    snprintf(text, size, "%s%s%s", model, adapter ? "/" : "", adapter ? adapter : "");
+    return text;
+}
+
 /* Appends a name to the list, or dots where it has no room. */
 static void list_name(char *list, const char *name)
 {

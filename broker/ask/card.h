@@ -62,6 +62,13 @@ struct card_choice {
     const char *adapter; /* NULL: the model alone */
 };
 
+#define CARD_MOST_CHOSEN 8 /* models of an ensemble */
+
+/* Are both the same model, through the same adapter? */
+int card_choice_is(const struct card_choice *a, const struct card_choice *b);
+/* How the broker names it: NAME, or NAME/ADAPTER. The caller frees it. */
+char *card_choice_name(const struct card_choice *choice);
+
 /* Finds what a request's `model` names (NULL or empty: the first model): a model, or an adapter as
  * NAME or MODEL/NAME. Returns 0; ASSAY_EADAPTER with the names that there are; ASSAY_EBADREQ for a
  * name of several. */

@@ -10,6 +10,7 @@
 
 const struct field fields_common[] = {
     {"model", FIELD_TAKEN},
+    {"models", FIELD_TAKEN},
     {"user", FIELD_IGNORED},
     {"request_id", FIELD_IGNORED},
     {"rid", FIELD_IGNORED},

@@ -11,6 +11,7 @@
 void row_result_release(struct row_result *r)
 {
     free(r->values);
+    free(r->each);
     free(r->message);
     *r = (struct row_result){0};
 }
@@ -81,6 +82,38 @@ static int read_error(struct msg_reader *r, struct row_result *row, struct err *
     return rc;
 }
 
+/* `models`: how many scored the row. */
+static int read_models(struct msg_reader *r, struct row_result *row, struct err *e)
+{
+    struct slice name;
+    int rc = msg_read_array(r, "", &row->n_each, e);
+    for (uint32_t k = 0; rc == 0 && k < row->n_each; k++)
+        rc = msg_read_str(r, "", &name, e);
+    return rc;
+}
+
+/* Statistics are nil where float32 cannot hold them. */
+static int read_statistic(struct msg_reader *r, float *out, int *has, struct err *e)
+{
+    struct slice none;
+    *has = msg_peek(r) != MSG_NIL;
+    return *has ? read_float(r, out, e) : msg_read_raw(r, "", 1, &none, e);
+}
+
+/* An ensemble's row: its score is the mean, beside what each model gave. */
+static int take_ensemble(struct row_result *row, struct err *e)
+{
+    if (row->is_steps || row->n != 1 || row->width != row->n_each || !row->has_mean)
+        return err_set(e, ASSAY_EBADMSG,
+            "reply: expected %u scores and their mean, found %u values", row->n_each,
+            row->n * row->width);
+    row->each = row->values;
+    row->values = xcalloc(1, sizeof *row->values);
+    row->values[0] = row->mean;
+    row->width = 1;
+    return 0;
+}
+
 static int read_field(struct msg_reader *r, struct slice key, struct row_result *row, struct err *e)
 {
     struct slice skipped;
@@ -88,6 +121,12 @@ static int read_field(struct msg_reader *r, struct slice key, struct row_result 
         return read_score(r, row, e);
     if (slice_is(key, "steps") && !row->values)
         return read_steps(r, row, e);
+    if (slice_is(key, "models"))
+        return read_models(r, row, e);
+    if (slice_is(key, "mean"))
+        return read_statistic(r, &row->mean, &row->has_mean, e);
+    if (slice_is(key, "std"))
+        return read_statistic(r, &row->std, &row->has_std, e);
     if (slice_is(key, "error") && row->code == 0)
         return read_error(r, row, e);
     if (slice_is(key, "i"))
@@ -112,7 +151,7 @@ static int read_row(struct msg_reader *r, struct row_result *row, struct err *e)
     }
     if (rc == 0 && row->code == 0 && (!row->is_read || (!row->values && row->n > 0)))
         rc = err_set(e, ASSAY_EBADMSG, "reply: a row has neither values nor an error");
-    return rc;
+    return rc == 0 && row->code == 0 && row->n_each > 0 ? take_ensemble(row, e) : rc;
 }
 
 uint32_t results_count(struct slice rows)

@@ -9,7 +9,11 @@
 /* One row's values: n positions of `width` each. A score is one position of one value; a score of
  * several labels one of several; steps and tokens are as many as were pooled. */
 struct row_result {
-    float *values; /* [n * width]; NULL in a failed row */
+    float *values; /* [n * width]; NULL in a failed row; of an ensemble the mean */
+    float *each;   /* [n_each]; of an ensemble what each model gave, in their order; else NULL */
+    uint32_t n_each;
+    float mean, std; /* as they were read */
+    int has_mean, has_std;
     uint32_t n, width;
     int is_read;  /* a score or steps were there */
     int is_steps; /* a value for each position: not a score */

@@ -1,6 +1,9 @@
 /* batch_check.c - the lines of a batch are read before any is scored: whether each is a request, and
- * all are for one model (batches_private.h). */
+ * all are for one model, or one ensemble (batches_private.h). */
 #include "broker/http/batches_private.h"
+
+#include <string.h>
+
 #include "schema/log.h"
 
 #define STEP_LINES 2000
@@ -17,24 +20,35 @@ static void add_error(struct run *r, uint32_t k, const char *code, const struct 
                            e->field[0] ? json_string(e->field) : json_null()));
 }
 
-/* All lines are for one model, perhaps with adapters of it. */
+static int is_other(const struct run *r, const struct ask *ask)
+{
+    if (ask->asks.model != r->model || ask->n_all != r->n_all)
+        return 1;
+    for (int k = 0; k < r->n_all; k++)
+        if (!card_choice_is(&ask->all[k], &r->all[k]))
+            return 1;
+    return 0;
+}
+
+/* All lines are for one model, perhaps with adapters of it, or for one ensemble. */
 static int check_model(
     struct run *r, const struct batch_line *line, const char **code, struct err *e)
 {
     struct ask ask;
     ask_init(&ask, r->card);
     int rc = ask_choose(&ask, line->body, e);
-    const struct card_model *m = ask.asks.model;
-    ask_release(&ask);
     *code = "model_not_found";
-    if (rc != 0 || !r->model)
-        r->model = rc == 0 ? m : r->model;
-    else if (m != r->model) {
+    if (rc == 0 && !r->model) {
+        r->model = ask.asks.model;
+        r->n_all = ask.n_all;
+        memcpy(r->all, ask.all, sizeof r->all);
+    } else if (rc == 0 && is_other(r, &ask)) {
         *code = "mismatched_model";
         rc = err_field(e, ASSAY_EBADREQ, "body.model",
-            "expected the model of the lines before, %.100s, found %.100s", r->model->name,
-            m->name);
+            "expected the %s of the lines before, of %.100s, found %.100s",
+            r->n_all > 0 ? "models" : "model", r->model->name, ask.model);
     }
+    ask_release(&ask);
     return rc;
 }
 
@@ -71,15 +85,30 @@ static int64_t chunk_bytes(const struct card *card)
     return queued > 0 ? least(most, queued / 4) : most;
 }
 
-/* What of the broker's info the batch needs to the end: its model, as clients call it. */
-static json_t *info_of(const struct card *card, const struct card_model *model)
+static int is_chosen(const struct run *r, const struct card_model *model)
 {
-    json_t *names = json_array();
-    for (int i = 0; model == &card->models[0] && i < card->n_names; i++)
+    int n = model == r->model;
+    for (int k = 0; k < r->n_all; k++)
+        n += r->all[k].model == model;
+    return n > 0;
+}
+
+/* What of the broker's info the batch needs to the end: its model or models, as clients call them, in
+ * the broker's order, since its first one has names of its own. */
+static json_t *info_of(const struct run *r)
+{
+    const struct card *card = r->card;
+    json_t *names = json_array(), *models = json_array();
+    for (int i = 0; is_chosen(r, &card->models[0]) && i < card->n_names; i++)
         json_array_append_new(names, json_string(card->names[i]));
-    return json_pack("{s:s, s:O, s:[{s:s, s:s, s:O}], s:[], s:o}", "state", "ready", "limits",
-        json_object_get(card->info, "limits"), "models", "name", model->name, "mode", model->mode,
-        "model", (json_t *)model->json, "workers", "names", names);
+    for (int k = 0; k < card->n_models; k++) {
+        const struct card_model *m = &card->models[k];
+        if (is_chosen(r, m))
+            json_array_append_new(models, json_pack("{s:s, s:s, s:O}", "name", m->name, "mode",
+                                              m->mode, "model", (json_t *)m->json));
+    }
+    return json_pack("{s:s, s:O, s:o, s:[], s:o}", "state", "ready", "limits",
+        json_object_get(card->info, "limits"), "models", models, "workers", "names", names);
 }
 
 static int go_on(struct batches *bs, struct batch *b)
@@ -91,10 +120,9 @@ static int go_on(struct batches *bs, struct batch *b)
     json_t *fields = json_pack("{s:s, s:I, s:o}", "status", "in_progress", "in_progress_at",
         now_s(), "request_counts", counts);
     json_t *own = json_pack("{s:o, s:s, s:s, s:s, s:I, s:I, s:i, s:i, s:i, s:i}", "info",
-        info_of(r->card, r->model), "model", r->model->name, "digest", r->model->digest, "mode",
-        r->model->mode, "chunk_rows", (json_int_t)least(CHUNK_ROWS, r->card->max_rows),
-        "chunk_bytes", (json_int_t)chunk_bytes(r->card), "next_line", 0, "chunk", 0, "rows", 0,
-        "refused", 0);
+        info_of(r), "model", r->model->name, "digest", r->model->digest, "mode", r->model->mode,
+        "chunk_rows", (json_int_t)least(CHUNK_ROWS, r->card->max_rows), "chunk_bytes",
+        (json_int_t)chunk_bytes(r->card), "next_line", 0, "chunk", 0, "rows", 0, "refused", 0);
     if (batch_set(bs, b, fields, own, &e) == 0)
         return 1;
     log_warn("event=batch_not_begun id=%s reason=\"%s\"", b->id, e.msg);

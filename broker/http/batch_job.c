@@ -43,7 +43,19 @@ static struct card *own_card(struct batches *bs, struct batch *b)
     return card;
 }
 
-/* Has the broker the checkpoint and mode under the model's name that the batch was begun with? */
+/* Does the card have the batch's models as they were when it was begun? */
+static int has_all(const struct card *now, const struct card *own)
+{
+    int n = 0;
+    for (int k = 0; k < own->n_models; k++) {
+        const struct card_model *m = card_model_named(now, own->models[k].name);
+        n += m && card_is_alike(m, &own->models[k]);
+    }
+    return n == own->n_models;
+}
+
+/* Has the broker the checkpoint and mode under the model's name that the batch was begun with, and an
+ * ensemble's others? */
 static int is_served(struct batches *bs, struct batch *b)
 {
     char model[256], digest[128], mode[1024];
@@ -52,7 +64,8 @@ static int is_served(struct batches *bs, struct batch *b)
     batch_text(bs, b, 1, "mode", mode, sizeof mode);
     struct card *card = link_card(bs->options.link);
     const struct card_model *m = card ? card_model_named(card, model) : NULL;
-    int is_it = m && strcmp(m->digest, digest) == 0 && strcmp(m->mode, mode) == 0;
+    int is_it = m && strcmp(m->digest, digest) == 0 && strcmp(m->mode, mode) == 0 && b->run->card &&
+                has_all(card, b->run->card);
     card_release(&card);
     return is_it;
 }
@@ -110,6 +123,30 @@ static const char *text_in(const json_t *map, const char *key)
     return json_string_value(json_object_get(map, key));
 }
 
+/* A job's status tells of its own model. Of an ensemble's others the broker is asked, once the job has
+ * rows: from then on it holds the job where one of them is another. Returns 1 where they are as they
+ * were, 0 where not, or a code. */
+static int ask_others(struct batches *bs, struct batch *b, struct err *e)
+{
+    struct card *now = NULL;
+    struct slice reply;
+    struct msg_reader r;
+    json_t *info = NULL;
+    const struct card *own = b->run->card;
+    if (!own || own->n_models < 2 || batch_number(bs, b, 1, "chunk") == 0)
+        return 1;
+    call_begin(bs->call, "info", 0);
+    int rc = call_send(bs->call, &reply, e);
+    if (rc != 0)
+        return rc;
+    msg_reader_init(&r, reply.at, reply.len);
+    if (msg_read_json(&r, &info, e) != 0 || card_new(&now, info, NULL, 0, e) != 0)
+        return ASSAY_EINTERNAL;
+    rc = has_all(now, own);
+    card_release(&now);
+    return rc;
+}
+
 /* The broker loaded another checkpoint between the card and the job. Nothing of the job counts: it is
  * deleted, and the lines are read under a newer card. Returns a code that lets the batch wait. */
 static int validate_again(struct batches *bs, struct batch *b, struct err *e)
@@ -161,7 +198,12 @@ int batch_ask_status(struct batches *bs, struct batch *b, struct err *e)
     if (rc != 0)
         return rc;
     msg_reader_init(&r, reply.at, reply.len);
-    rc = msg_read_json(&r, &status, e) == 0 ? take_status(bs, b, status, e) : ASSAY_EINTERNAL;
+    rc = msg_read_json(&r, &status, e) == 0 ? 0 : ASSAY_EINTERNAL;
+    int is_alike = rc == 0 && !batch_number(bs, b, 1, "checked") ? ask_others(bs, b, e) : 1;
+    if (rc == 0 && is_alike == 1)
+        rc = take_status(bs, b, status, e);
+    else if (rc == 0)
+        rc = is_alike == 0 ? validate_again(bs, b, e) : is_alike;
     json_decref(status);
     b->run->status_due_ms = now_mono_ms() + STATUS_MS;
     return rc;

@@ -28,19 +28,21 @@ struct run {
     struct card *card; /* held from the first on; its model is the batch's */
     const struct route *route;
     const struct card_model *model; /* of the lines that are validated; in the card */
-    uint32_t checked;               /* lines that are validated; at the end, that are written */
-    struct seen *seen;              /* their ids */
-    json_t *errors;                 /* what is wrong with them */
-    struct msg_writer rows;         /* of the next chunk, while the broker has not taken it */
-    uint32_t n_rows, until;         /* .. how many, and the line behind its last */
-    uint32_t refused;               /* .. lines in it that are none */
-    uint32_t *rows_of;              /* [lines]: how many a line has; 0: not known */
-    struct part **parts;            /* [lines] */
-    unsigned char *is_answered;     /* [lines] */
-    uint64_t after;                 /* the cursor in the results */
-    int is_cancelled;               /* the broker knows that it is to end */
-    int is_read;                    /* all results are */
-    long long submit_due_ms;        /* the queue was full */
+    struct card_choice all[CARD_MOST_CHOSEN];
+    int n_all;                  /* .. an ensemble's models, the first among them; 0: none */
+    uint32_t checked;           /* lines that are validated; at the end, that are written */
+    struct seen *seen;          /* their ids */
+    json_t *errors;             /* what is wrong with them */
+    struct msg_writer rows;     /* of the next chunk, while the broker has not taken it */
+    uint32_t n_rows, until;     /* .. how many, and the line behind its last */
+    uint32_t refused;           /* .. lines in it that are none */
+    uint32_t *rows_of;          /* [lines]: how many a line has; 0: not known */
+    struct part **parts;        /* [lines] */
+    unsigned char *is_answered; /* [lines] */
+    uint64_t after;             /* the cursor in the results */
+    int is_cancelled;           /* the broker knows that it is to end */
+    int is_read;                /* all results are */
+    long long submit_due_ms;    /* the queue was full */
     long long status_due_ms;
     struct output output, errors_output;
     uint32_t completed, failed;

@@ -112,6 +112,19 @@ static enum MHD_Result reply_fault(struct exchange *x, int status, const struct 
         has_header ? headers : NULL, closes);
 }
 
+/* The mode of the model, or those of an ensemble's, with commas between. The caller frees it. */
+static char *modes_of(const struct ask *ask)
+{
+    size_t size = strlen(ask->asks.model->mode) + 1, at = 0;
+    for (int k = 1; k < ask->n_all; k++)
+        size += strlen(ask->all[k].model->mode) + 2;
+    char *text = xcalloc(size, 1);
+    at = (size_t)snprintf(text, size, "%s", ask->asks.model->mode);
+    for (int k = 1; k < ask->n_all; k++)
+        at += (size_t)snprintf(text + at, size - at, ", %s", ask->all[k].model->mode);
+    return text;
+}
+
 static enum MHD_Result reply_scores(struct exchange *x)
 {
     struct err e = {0};
@@ -123,9 +136,12 @@ static enum MHD_Result reply_scores(struct exchange *x)
     json_decref(body);
     if (rc != 0)
         return reply_fault(x, fault_status(e.code), &e, 0);
-    const char *const headers[][2] = {{"x-assay-score-mode", x->ask.asks.model->mode},
-        {"x-assay-job", x->ticket.job}, {NULL, NULL}};
-    return reply(x, 200, text, "application/json", headers, 0);
+    char *modes = modes_of(&x->ask);
+    const char *const headers[][2] = {
+        {"x-assay-score-mode", modes}, {"x-assay-job", x->ticket.job}, {NULL, NULL}};
+    enum MHD_Result done = reply(x, 200, text, "application/json", headers, 0);
+    free(modes);
+    return done;
 }
 
 /* ---- the head ---- */
@@ -361,6 +377,8 @@ static enum MHD_Result ask(struct exchange *x)
     x->asked_us = now_mono_us();
     x->ticket.rows = &x->ask.rows;
     x->ticket.model = x->ask.asks.model;
+    x->ticket.all = x->ask.all;
+    x->ticket.n_all = x->ask.n_all;
     x->ticket.card = x->card;
     x->ticket.done = on_done;
     x->ticket.owner = x;

@@ -23,8 +23,8 @@ struct job {
     int takes_place;            /* counts (coalesce.h) */
     int is_done;                /* its results are there */
     int is_shared;              /* by several tickets, at its start */
-    int is_otherwise;           /* its results are of another checkpoint than a ticket's: it waits
-                                   for a new card, and is asked for again */
+    int waits_for_card;         /* its results are of another checkpoint than a ticket's, or of an
+                                   ensemble: it waits for a new card, and is asked for again */
     long long sent_us;          /* 0: not yet */
     long long began_us;         /* when it was sent first */
 };

@@ -120,10 +120,26 @@ void link_finish(struct ticket *t, const struct err *e)
 int link_check_card(const struct link *l, const struct ticket *t, struct err *e)
 {
     const struct card_model *now = card_model_named(l->card, t->model->name);
-    if (t->card->started_ms == l->card->started_ms || !now || card_is_alike(t->model, now))
+    if (t->card->started_ms == l->card->started_ms)
+        return 0;
+    if ((!now || card_is_alike(t->model, now)) && link_check_all(l, t, e) == 0)
         return 0;
     return err_set(e, ASSAY_ENOTREADY,
         "the broker was started anew with another checkpoint or mode: send the request again");
+}
+
+int link_check_all(const struct link *l, const struct ticket *t, struct err *e)
+{
+    for (int k = 1; k < t->n_all; k++) {
+        const struct card_model *then = t->all[k].model;
+        const struct card_model *now = card_model_named(l->card, then->name);
+        if (!now || !(t->all[k].adapter ? card_is_same(then, now) : card_is_alike(then, now)))
+            return err_set(e, ASSAY_ENOTREADY,
+                "the broker has another checkpoint, mode or adapter of `%.100s` by now: send the "
+                "request again",
+                then->name);
+    }
+    return 0;
 }
 
 void link_fail_job(struct link *l, struct job *job, const struct err *e)

@@ -9,7 +9,8 @@
  * checkpoint, mode and adapters which they are of. Rows under way need no such question: their reply
  * says what they are of.
  *
- * LIMITS: one that comes before the first connection is known to be closed is computed by itself. */
+ * LIMITS: one that comes before the first connection is known to be closed is computed by itself, and
+ * so is an ensemble's. */
 #include "broker/http/link_private.h"
 
 #include <sodium.h>
@@ -93,7 +94,7 @@ int link_is_left(const struct ticket *t)
 void link_leave_job(struct link *l, struct job *job, struct ticket *t)
 {
     int may_come = t->error.code == ASSAY_EGONE || t->error.code == ASSAY_ETIMEOUT;
-    if (!may_come || link_is_left(t) || l->n_left == LEFT_MOST)
+    if (!may_come || link_is_left(t) || l->n_left == LEFT_MOST || t->n_all > 0)
         return job_leave(job, t);
     struct left *left = xcalloc(1, sizeof *left);
     left->link = l;

@@ -72,6 +72,9 @@ void link_finish(struct ticket *t, const struct err *e);
  * under the model's name than the ticket was decoded under. One without the name refuses it itself,
  * and what a running broker loads is told from its reply. */
 int link_check_card(const struct link *l, const struct ticket *t, struct err *e);
+/* Has the broker the same of an ensemble's models, the first one aside, which a reply tells of? Returns
+ * 0, or ASSAY_ENOTREADY. */
+int link_check_all(const struct link *l, const struct ticket *t, struct err *e);
 /* When a lane's next job is due. */
 long long link_due_us(struct link *l, struct lane *lane);
 

@@ -52,7 +52,7 @@ static void take_card(struct link *l, json_t *info, int64_t id)
     count_groups(l);
     link_check_left(l, id);
     for (struct job *job = l->jobs; job; job = job->next)
-        if (job->is_otherwise)
+        if (job->waits_for_card)
             job->sent_us = 0;
     if (restarted)
         send_again(l);
@@ -123,11 +123,13 @@ static void take_refusal(struct link *l, struct job *job, const struct err *e)
     }
 }
 
-/* Are these the scores that the ticket's request asked for? */
-static int check_made(const struct ticket *t, const struct reply *reply, struct err *e)
+/* Are these the scores that the ticket's request asked for? Of an ensemble's other models a reply says
+ * nothing: they are those of a card that came after it. */
+static int check_made(
+    const struct link *l, const struct ticket *t, const struct reply *reply, struct err *e)
 {
     if (slice_is(reply->checkpoint, t->model->digest) && slice_is(reply->mode, t->model->mode))
-        return 0;
+        return link_check_all(l, t, e);
     return err_set(e, ASSAY_ENOTREADY,
         "the broker was started anew with another checkpoint or mode of `%.100s`, or has loaded "
         "one: send the request again",
@@ -142,27 +144,30 @@ static void give_results(struct link *l, struct job *job, const struct reply *re
     job->is_done = 1;
     while ((t = job_pop(job))) {
         snprintf(t->job, sizeof t->job, "%lld", (long long)reply->job);
-        link_finish(t, rc != 0 ? &e : check_made(t, reply, &other) != 0 ? &other : NULL);
+        link_finish(t, rc != 0 ? &e : check_made(l, t, reply, &other) != 0 ? &other : NULL);
     }
     link_end_job(l, job);
 }
 
-static int is_otherwise(const struct job *job, const struct reply *reply)
+/* Must a card come before the results are given? */
+static int needs_card(const struct link *l, const struct job *job, const struct reply *reply)
 {
     struct err e;
     int n = 0;
-    for (uint32_t k = 0; k < job->n_rows; k++)
-        n += job->rows[k].ticket && check_made(job->rows[k].ticket, reply, &e) != 0;
+    for (uint32_t k = 0; k < job->n_rows; k++) {
+        const struct ticket *t = job->rows[k].ticket;
+        n += t && (t->n_all > 0 || check_made(l, t, reply, &e) != 0);
+    }
     return n > 0;
 }
 
 /* Where a request is to be refused, a card comes first that says what the broker has now: then the
- * client may send it again at once. */
+ * client may send it again at once. Then the job is asked for its results again. */
 static void take_results(struct link *l, struct job *job, const struct reply *reply)
 {
-    if (job->is_otherwise || !is_otherwise(job, reply))
+    if (job->waits_for_card || !needs_card(l, job, reply))
         return give_results(l, job, reply);
-    job->is_otherwise = 1;
+    job->waits_for_card = 1;
     link_send(l, "info", ID_INFO, NULL);
 }
 

@@ -8,6 +8,7 @@
 #include "broker/ask/rows.h"
 
 struct card;
+struct card_choice;
 struct card_model;
 struct job;
 
@@ -19,7 +20,9 @@ struct ticket {
     const struct rows *rows;
     const struct card *card;        /* under which it was decoded, and */
     const struct card_model *model; /* the one in it that its client means: no other's scores are
-                                       its own */
+                                       its own; of an ensemble the first */
+    const struct card_choice *all;  /* [n_all] an ensemble's models; n_all 0: none */
+    int n_all;
     long long deadline_us;
     void (*done)(struct ticket *t);
     void *owner;

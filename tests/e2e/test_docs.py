@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from harness import BIN, DEMO, MODELS, ROOT, Broker, wait_until
+from harness import BIN, DEMO, MODELS, ROOT, Broker, changed_model, wait_until
 from http_harness import Http
 
 README = (ROOT / "README.md").read_text()
@@ -22,13 +22,14 @@ def test_python_example_as_printed(directory):
     assert re.fullmatch(r"a -?\d+\.\d+\nb -?\d+\.\d+\n", done.stdout), done.stdout
 
 
-@pytest.mark.parametrize("page,most", [("README.md", 2), ("broker/http/README.md", 11)])
-def test_curl_lines_as_printed(directory, page, most):
+@pytest.mark.parametrize("page,most", [("README.md", 2), ("broker/http/README.md", 12)])
+def test_curl_lines_as_printed(directory, tmp_path, page, most):
     """Each curl of the pages gets a reply with a score, but for those that ask how things are."""
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.S)
     commands = [command for block in blocks for command in re.findall(r"^curl .*?(?=^\S|\Z)", block, re.S | re.M)]
     assert len(commands) == most
-    with Broker(directory / "d", model=MODELS / "demo-reward") as broker, Http(directory, broker) as http:
+    second = ["--model", f"second={changed_model(tmp_path / 'second', -0.5)}"]
+    with Broker(directory / "d", model=f"demo-reward={MODELS / 'demo-reward'}", options=second) as broker, Http(directory, broker) as http:
         for command in commands:
             assert "localhost:8000" in command
             done = subprocess.run(["sh", "-c", command.replace("localhost:8000", f"127.0.0.1:{http.port}")], capture_output=True, text=True, timeout=60)
