@@ -14,7 +14,8 @@ int cli_check_format(const struct cli *c)
 {
     static const enum cli_option of_rows[] = {CLI_KEEP_INPUT, CLI_POOL, CLI_ACTIVATION,
         CLI_STEP_TOKEN, CLI_TRUNCATE, CLI_MAX_LENGTH, CLI_TRUNCATION_SIDE, CLI_KEEP_LAST,
-        CLI_SAFE_TEXT, CLI_JOIN_CONTENT, CLI_GENERATION_PROMPT, CLI_PAD_RULE, CLI_MODELS};
+        CLI_SAFE_TEXT, CLI_JOIN_CONTENT, CLI_GENERATION_PROMPT, CLI_PAD_RULE, CLI_MODELS,
+        CLI_FIELD};
     if (c->value[CLI_SERVED_NAME] && !cli_is_batch(c))
         return cli_usage("--served-model-name: expected with --format openai-batch, found without");
     for (size_t i = 0; cli_is_batch(c) && i < sizeof of_rows / sizeof of_rows[0]; i++)

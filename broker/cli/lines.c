@@ -8,6 +8,7 @@
 
 #include "broker/cli/input/columns.h"
 #include "broker/cli/input/jsonl.h"
+#include "broker/cli/input/renames.h"
 #include "schema/alloc.h"
 #include "schema/msg_json.h"
 #include "schema/pooling.h"
@@ -22,6 +23,7 @@ struct lines {
     long step_token;
     int is_batch; /* --format openai-batch */
     struct card *card;
+    struct renames renames; /* of --field */
     json_t *options; /* what the others say of every row, under the names of a row's fields */
 };
 
@@ -91,6 +93,8 @@ int lines_open(struct lines **out, const struct cli *c)
         rc = cli_number(c, CLI_STEP_TOKEN, 0, INT32_MAX, POOL_NO_STEP_TOKEN, &l->step_token);
     if (rc == 0)
         rc = take_options(c, l->options);
+    if (rc == 0 && c->value[CLI_FIELD] && renames_parse(&l->renames, c->value[CLI_FIELD], &e) != 0)
+        rc = cli_usage("%s: %s", e.field, e.msg);
     if (rc == 0 && jsonl_open(&l->file, c->operand, &e) != 0) {
         cli_fail(&e);
         rc = EX_NOINPUT;
@@ -99,7 +103,7 @@ int lines_open(struct lines **out, const struct cli *c)
         rc = cli_fail(&e);
     l->is_batch = cli_is_batch(c);
     if (rc == 0 && !l->is_batch)
-        jsonl_forgive(l->file, columns_is_read, columns_is_id);
+        jsonl_forgive(l->file, &l->renames);
     *out = l;
     if (rc != 0)
         lines_close(out);
@@ -185,10 +189,10 @@ static void set_id(struct line *line, json_t *id)
 }
 
 /* Takes the line's id; without one, its number stays. */
-static int take_id(struct line *line, int large_ids)
+static int take_id(struct line *line, const json_t *columns, int large_ids)
 {
     const char *key;
-    json_t *id = find_id(line->object, &key);
+    json_t *id = find_id(columns, &key);
     if (id && check_id(line, key, id, large_ids) != 0)
         return line->err.code;
     if (id)
@@ -198,13 +202,16 @@ static int take_id(struct line *line, int large_ids)
 
 /* Takes the id of a line that is not JSON, if it stands before the fault. If the line was not read
  * to its end, only `id` counts, because one may follow a `custom_id`. */
-static void take_early_id(struct line *line, const struct jsonl_line *raw)
+static void take_early_id(const struct lines *l, struct line *line, const struct jsonl_line *raw)
 {
     struct line ignored = {.number = raw->number};
+    struct err both;
     const char *key;
-    json_t *id = find_id(raw->beginning, &key);
+    json_t *columns = raw->beginning ? renames_apply(&l->renames, raw->beginning, &both) : NULL;
+    json_t *id = find_id(columns, &key);
     if (id && check_id(&ignored, key, id, 0) == 0 && !(raw->is_cut && strcmp(key, "id") != 0))
         set_id(line, id);
+    json_decref(columns);
 }
 
 /* ---- token ids ---- */
@@ -355,16 +362,32 @@ static int write_all(struct lines *l, struct line *line, const json_t *fields)
     return rc;
 }
 
-static int write_row(struct lines *l, struct line *line)
+static int write_row(struct lines *l, struct line *line, const json_t *columns)
 {
     struct err why = {0};
-    json_t *fields = columns_take(line->object, &why);
+    json_t *fields = columns_take(columns, &why);
     if (!fields)
         return in_line(line, &why);
     msg_writer_clear(&l->row);
     int rc = write_all(l, line, fields);
     json_decref(fields);
     return rc == 0 ? check_row(l, line) : rc;
+}
+
+/* Takes the line's id and its row. A column that was renamed is named in an error, too. */
+static int take_row(struct lines *l, struct line *line, int large_ids)
+{
+    struct err why = {0};
+    json_t *columns = renames_apply(&l->renames, line->object, &why);
+    int rc = columns ? take_id(line, columns, large_ids) : in_line(line, &why);
+    if (rc == 0)
+        rc = write_row(l, line, columns);
+    const char *column = rc != 0 ? renames_column(&l->renames, line->err.field) : NULL;
+    size_t n = strlen(line->err.msg);
+    if (columns && column)
+        snprintf(line->err.msg + n, sizeof line->err.msg - n, " (its column is %s)", column);
+    json_decref(columns);
+    return rc;
 }
 
 struct slice lines_refused(struct lines *l, const struct line *line)
@@ -411,9 +434,9 @@ int lines_next(struct lines *l, struct line *line, struct err *e)
         .id = json_integer(raw.number),
         .object = raw.object,
         .err = raw.err};
-    take_early_id(line, &raw);
+    take_early_id(l, line, &raw);
     json_decref(raw.beginning);
-    if (line->object && take_id(line, raw.large_ids) == 0 && write_row(l, line) == 0)
+    if (line->object && take_row(l, line, raw.large_ids) == 0)
         line->row = (struct slice){(const uint8_t *)l->row.buffer.data, l->row.buffer.size};
     return 1;
 }

@@ -59,6 +59,8 @@ static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
         NULL},
     [CLI_GENERATION_PROMPT] = {"add-generation-prompt", 0, NULL,
         "the chat template writes the beginning of the next answer behind the last message", NULL},
+    [CLI_FIELD] = {"field", 0, "KEY=COLUMN,..",
+        "read keys of a row from columns of other names: prompt=instruction,response=output", NULL},
     [CLI_PAD_RULE] = {"hf-pad-rule", 0, "WORD",
         "whether LAST is the last token that is not the pad token, or the very last (default the "
         "broker's)",
@@ -245,6 +247,8 @@ int cli_parse(struct cli *c, const struct cli_verb *verb, int argc, char **argv)
             return cli_usage("%s: %s; see `assay %s --help`", verb->name, wrong, verb->name);
         }
         enum cli_option option = option_of(found);
+        if (option == CLI_FIELD && c->value[option])
+            return cli_usage("--field: expected once, with commas between, found again");
         c->value[option] = optarg ? optarg : "";
         if (option == CLI_LORA && c->n_loras == ADAPTERS_MOST)
             return cli_usage("--lora: expected at most %d adapters", ADAPTERS_MOST);

@@ -242,7 +242,7 @@ static int load(struct job *j, struct err *e)
 static int check_options(const struct cli *c)
 {
     static const enum cli_option of_rows[] = {CLI_RECIPE, CLI_TAIL, CLI_CHAT_TEMPLATE,
-        CLI_TEMPLATE_DATE, CLI_JOIN_CONTENT, CLI_GENERATION_PROMPT, CLI_STEP_TOKEN};
+        CLI_TEMPLATE_DATE, CLI_JOIN_CONTENT, CLI_GENERATION_PROMPT, CLI_STEP_TOKEN, CLI_FIELD};
     if (!c->value[CLI_MODEL])
         return cli_usage("tokenize: expected --model DIR, a directory with a tokenizer.json");
     if (!c->operand == !c->value[CLI_JSONL])

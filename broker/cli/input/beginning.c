@@ -6,7 +6,7 @@
 
 #include "schema/json.h"
 
-#define LONGEST_ID 16 /* the longest id key is looked for within so many bytes */
+#define LONGEST_ID (RENAMES_BYTES + 1) /* an id's key is looked for within so many bytes */
 
 /* Returns where the last complete member before `fault` ends: at a comma of the object, or at its
  * closing brace. 0: none. */
@@ -25,20 +25,20 @@ static size_t end_of_members(const char *text, size_t fault)
     return end;
 }
 
-static int has_id(const char *text, size_t len, int (*is_id)(const char *key, size_t len))
+static int has_id(const char *text, size_t len, const struct renames *names)
 {
     const char *end = text + len;
     for (const char *at = text; (at = memchr(at, '"', (size_t)(end - at))) != NULL;) {
         size_t left = (size_t)(end - ++at);
         const char *quote = memchr(at, '"', left < LONGEST_ID ? left : LONGEST_ID);
-        if (quote && is_id(at, (size_t)(quote - at)))
+        if (quote && renames_is_id(names, at, (size_t)(quote - at)))
             return 1;
     }
     return 0;
 }
 
-void beginning_of(const char *text, size_t len, size_t fault,
-    int (*is_id)(const char *key, size_t len), struct buffer *out)
+void beginning_of(
+    const char *text, size_t len, size_t fault, const struct renames *names, struct buffer *out)
 {
     size_t first = 0;
     fault = fault < len ? fault : len;
@@ -48,7 +48,7 @@ void beginning_of(const char *text, size_t len, size_t fault,
     if (first == fault || text[first] != '{')
         return;
     size_t end = end_of_members(text, fault);
-    if (end == 0 || has_id(text + end, len - end, is_id))
+    if (end == 0 || has_id(text + end, len - end, names))
         return;
     buffer_append(out, text, end);
     buffer_text(out, "}");

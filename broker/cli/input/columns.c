@@ -42,12 +42,13 @@ int columns_is_id(const char *key, size_t len)
 
 int columns_is_read(const char *key, size_t len)
 {
-    static const char *const ids[] = {"input_ids", "ids", "attention_mask", "position_ids", NULL};
+    static const char *const others[] = {
+        "input_ids", "ids", "attention_mask", "position_ids", "completions", "labels", NULL};
     for (size_t i = 0; i < N_BODIES; i++)
         if (strlen(bodies[i][0]) == len && memcmp(bodies[i][0], key, len) == 0)
             return 1;
     return columns_is_id(key, len) || column_is_one_of(documents, key, len) ||
-           column_is_one_of(ids, key, len) || column_is_one_of(prompts, key, len) ||
+           column_is_one_of(others, key, len) || column_is_one_of(prompts, key, len) ||
            column_is_one_of(other_prompts, key, len) || column_is_one_of(systems, key, len) ||
            column_is_one_of(hints, key, len) || column_options_has(key, len);
 }
@@ -159,14 +160,26 @@ static int check_lists(const json_t *row, struct err *e)
     return 0;
 }
 
-/* TRL uses `completions` for steps if `labels` stand beside it, others use it for answers. Nothing
- * is guessed. */
+/* TRL has steps as `completions`, with a label for each: true or false. Others use that name for
+ * answers. */
+static const json_t *labelled_steps(const json_t *line)
+{
+    const json_t *steps = column_find(line, "completions"), *labels = column_find(line, "labels");
+    size_t n = json_array_size(steps), k = 0;
+    while (k < n && json_is_string(json_array_get(steps, k)) &&
+           json_is_boolean(json_array_get(labels, k)))
+        k++;
+    return n > 0 && k == n && json_array_size(labels) == n ? steps : NULL;
+}
+
+/* Nothing is guessed. */
 static int has_no_body(const json_t *line, struct err *e)
 {
     if (column_find(line, "completions"))
         return err_field(e, ASSAY_EBADREQ, "completions",
             "expected the name steps, for the steps of one solution, or responses, for several "
-            "answers; this one is used for both");
+            "answers; this one is used for both, and taken for steps where `labels` has true or "
+            "false for each");
     int answer = column_find(line, "answer") || column_find(line, "output");
     int prompt = !first_of(line, prompts) && first_of(line, other_prompts);
     int talk = column_find(line, "conversation") || column_find(line, "conversations");
@@ -202,6 +215,10 @@ static int take_body(json_t *row, const json_t *line, struct err *e)
     size_t i = 0;
     while (i < N_BODIES && !column_find(line, bodies[i][0]))
         i++;
+    if (i == N_BODIES && labelled_steps(line)) {
+        put(row, "steps", labelled_steps(line));
+        return 0;
+    }
     if (i == N_BODIES)
         return column_find(line, "query") && first_of(line, documents) ? take_query(row, line, e)
                                                                        : has_no_body(line, e);
@@ -326,7 +343,8 @@ static int has_body(const json_t *line)
     size_t i = 0;
     while (i < N_BODIES && !column_find(line, bodies[i][0]))
         i++;
-    return i < N_BODIES || (column_find(line, "query") && first_of(line, documents));
+    return i < N_BODIES || labelled_steps(line) ||
+           (column_find(line, "query") && first_of(line, documents));
 }
 
 static int are_token_ids(const json_t *v)

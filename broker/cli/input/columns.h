@@ -3,7 +3,8 @@
  * A line is one row of a data set, so it may hold more than a row needs. A null column counts as
  * absent. The others are of four kinds:
  *     scored          the first of input_ids (ids) | chosen, rejected | steps | responses |
- *                     response | completion | messages | text; with prompt (question, problem),
+ *                     response | completion | messages | text, or else completions with labels of
+ *                     true and false, which are steps; with prompt (question, problem),
  *                     system (system_prompt) and tools
  *     changes text    another prompt, instruction, input, context, thinking, documents, images ..,
  *                     query where there is no prompt, messages beside another key of what is

@@ -138,24 +138,22 @@ static void walk_mark(struct walk *w)
 }
 
 /* A key with escapes may be any key, so it counts as read. */
-static void walk_key(struct walk *w, const char *to, int (*is_read)(const char *key, size_t len),
-    int (*is_id)(const char *key, size_t len))
+static void walk_key(struct walk *w, const char *to, const struct renames *names)
 {
     size_t len = (size_t)(to - w->at) > 2 ? (size_t)(to - w->at) - 2 : 0;
-    w->ignored = !memchr(w->at, '\\', len + 1) && !is_read(w->at + 1, len);
-    w->is_id = is_id(w->at + 1, len);
+    w->ignored = !memchr(w->at, '\\', len + 1) && !renames_is_read(names, w->at + 1, len);
+    w->is_id = renames_is_id(names, w->at + 1, len);
     w->key_is_next = 0;
     copy_to(w, to);
 }
 
 /* Walks to the end of the line, or until `out` has `most` bytes. */
-static void walk(struct walk *w, size_t most, int (*is_read)(const char *key, size_t len),
-    int (*is_id)(const char *key, size_t len))
+static void walk(struct walk *w, size_t most, const struct renames *names)
 {
     while (w->at < w->end && w->out->len < most) {
         const char *to = *w->at == '"' ? end_of_string(w) : NULL;
         if (to && w->key_is_next)
-            walk_key(w, to, is_read, is_id);
+            walk_key(w, to, names);
         else if (to && w->ignored)
             mend_string(w, to);
         else if (to)
@@ -167,20 +165,18 @@ static void walk(struct walk *w, size_t most, int (*is_read)(const char *key, si
     }
 }
 
-int forgive_line(const char *text, size_t len, int (*is_read)(const char *key, size_t len),
-    int (*is_id)(const char *key, size_t len), struct buffer *out)
+int forgive_line(const char *text, size_t len, const struct renames *names, struct buffer *out)
 {
     struct walk w = {.at = text, .end = text + len, .out = out};
-    walk(&w, SIZE_MAX, is_read, is_id);
+    walk(&w, SIZE_MAX, names);
     return w.large_ids;
 }
 
-size_t forgive_origin(const char *text, size_t len, int (*is_read)(const char *key, size_t len),
-    int (*is_id)(const char *key, size_t len), size_t place)
+size_t forgive_origin(const char *text, size_t len, const struct renames *names, size_t place)
 {
     struct buffer out = {0};
     struct walk w = {.at = text, .end = text + len, .out = &out};
-    walk(&w, place, is_read, is_id);
+    walk(&w, place, names);
     size_t at = (size_t)(w.at - text), beyond = out.len > place ? out.len - place : 0;
     buffer_release(&out);
     return beyond < at ? at - beyond : 0;

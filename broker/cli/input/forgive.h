@@ -10,16 +10,14 @@
 
 #include <stddef.h>
 
+#include "broker/cli/input/renames.h"
 #include "broker/text/buffer.h"
 
 /* Appends the repaired line to `out`. Accepts any bytes; what is not a JSON object is copied as it
- * is. is_read: does the row depend on this key? is_id: 0, or a bit for this id key. Returns the
- * bits of the id keys whose number was too large and is now a string; the caller must report
- * those. */
-int forgive_line(const char *text, size_t len, int (*is_read)(const char *key, size_t len),
-    int (*is_id)(const char *key, size_t len), struct buffer *out);
+ * is. Returns the bits of the id keys (renames_is_id) whose number was too large and is now a string;
+ * the caller must report those. */
+int forgive_line(const char *text, size_t len, const struct renames *names, struct buffer *out);
 /* Returns the position in the line that corresponds to `place` in the appended text. */
-size_t forgive_origin(const char *text, size_t len, int (*is_read)(const char *key, size_t len),
-    int (*is_id)(const char *key, size_t len), size_t place);
+size_t forgive_origin(const char *text, size_t len, const struct renames *names, size_t place);
 
 #endif

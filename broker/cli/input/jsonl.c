@@ -38,8 +38,7 @@ struct jsonl {
     struct line_count count;
     char *text;
     size_t text_bytes, text_len;
-    int (*is_read)(const char *key, size_t len);
-    int (*is_id)(const char *key, size_t len);
+    const struct renames *names; /* NULL: nothing is tolerated */
 };
 
 /* main.c holds a closed stdin with an O_PATH directory. Reading that fails with an error of its
@@ -106,11 +105,9 @@ void jsonl_close(struct jsonl **out)
     *out = NULL;
 }
 
-void jsonl_forgive(struct jsonl *j, int (*is_read)(const char *key, size_t len),
-    int (*is_id)(const char *key, size_t len))
+void jsonl_forgive(struct jsonl *j, const struct renames *names)
 {
-    j->is_read = is_read;
-    j->is_id = is_id;
+    j->names = names;
 }
 
 const struct stat *jsonl_opened(const struct jsonl *j)
@@ -251,13 +248,13 @@ static json_t *load_line(
 {
     struct buffer mended = {0};
     json_t *value = load_or_tell(text, len, f);
-    if (value || !j->is_read)
+    if (value || !j->names)
         return value;
-    *large_ids = forgive_line(text, len, j->is_read, j->is_id, &mended);
+    *large_ids = forgive_line(text, len, j->names, &mended);
     value = load_or_tell((const char *)mended.at, mended.len, f);
     buffer_release(&mended);
     if (!value)
-        f->at = forgive_origin(text, len, j->is_read, j->is_id, f->at);
+        f->at = forgive_origin(text, len, j->names, f->at);
     return value;
 }
 
@@ -286,9 +283,9 @@ static void take_beginning(const struct jsonl *j, size_t fault, struct jsonl_lin
     struct buffer text = {0};
     struct fault ignored = {0};
     int large_ids = 0;
-    if (!j->is_id)
+    if (!j->names)
         return;
-    beginning_of(j->text, j->text_len, fault, j->is_id, &text);
+    beginning_of(j->text, j->text_len, fault, j->names, &text);
     if (text.len > 0)
         line->beginning = load_line(j, (const char *)text.at, text.len, &large_ids, &ignored);
     buffer_release(&text);

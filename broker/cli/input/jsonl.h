@@ -23,6 +23,7 @@
 #define JSONL_MAX_VALUES (4u << 20) /* strings, numbers ..; an object or array counts as 16 */
 
 struct jsonl;
+struct renames;
 
 struct jsonl_line {
     int64_t number; /* from 1 */
@@ -43,9 +44,9 @@ int jsonl_open(struct jsonl **j, const char *path, struct err *e);
  * (foreign.h). A pipe is looked at only when it is read. */
 int jsonl_look(struct jsonl *j, struct err *e);
 void jsonl_close(struct jsonl **j);
-/* From now on, tolerates what the JSON reader cannot hold where it does not matter (forgive.h). */
-void jsonl_forgive(struct jsonl *j, int (*is_read)(const char *key, size_t len),
-    int (*is_id)(const char *key, size_t len));
+/* From now on, tolerates what the JSON reader cannot hold where it does not matter (forgive.h). names
+ * is borrowed. */
+void jsonl_forgive(struct jsonl *j, const struct renames *names);
 /* Returns 1 and *line, 0 at the end, negative when reading failed or a signal came. */
 int jsonl_next(struct jsonl *j, struct jsonl_line *line, struct err *e);
 /* The file as it was when it was opened. */
