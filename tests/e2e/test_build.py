@@ -8,6 +8,10 @@ import pytest
 from harness import BIN, PATIENCE, ROOT
 
 
+ONCE = pytest.mark.skipif(PATIENCE > 1, reason="it builds programs of its own, the same whatever programs are under test")
+
+
+@ONCE
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="flags of another CPU")
 def test_flags_for_one_cpu(directory):
     """Every set of kernels compiles where the compiler may use all that a CPU has, and what scores depend on stays: no fused
@@ -45,6 +49,7 @@ def test_flags_are_those_of_the_machine_built_for(directory, machine, flags):
     assert said.count("-mavx2") == flags and said.count("-DOWN") == said.count("-D_GNU_SOURCE") == 4, said
 
 
+@ONCE
 @pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-gcc"), reason="no compiler for aarch64")
 def test_another_machine(directory):
     """What needs no library compiles for it, free of warnings."""

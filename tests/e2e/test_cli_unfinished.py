@@ -13,7 +13,7 @@ import pytest
 from harness import BIN, PATIENCE, Broker, wait_until
 
 ASSAY = str(BIN / "assay")
-ROWS = [{"id": n, "ids": [n % 250, n // 250] * 100} for n in range(3000)]
+ROWS = [{"id": n, "ids": [n % 250, n // 250] * 100} for n in range(800)]
 
 
 def start(*args, **options):
@@ -57,12 +57,12 @@ def test_results_of_a_job_that_is_not_finished(broker):
         wait_until(lambda: client.call("status", job="running")["running"] == 0)
         done = client.call("status", job="running")["done"]
         found = run("results", *job)
-        assert len(found.stdout.splitlines()) == done < 3000 and found.returncode == 75
-        assert f"is not finished (paused): {done} of 3000 rows are" in found.stderr and "--follow" in found.stderr
+        assert len(found.stdout.splitlines()) == done < len(ROWS) and found.returncode == 75
+        assert f"is not finished (paused): {done} of {len(ROWS)} rows are" in found.stderr and "--follow" in found.stderr
         client.call("resume", job="running")
         assert run("wait", *job).returncode == 0
         found = run("results", *job)
-        assert len(found.stdout.splitlines()) == 3000 and (found.returncode, found.stderr) == (0, "")
+        assert len(found.stdout.splitlines()) == len(ROWS) and (found.returncode, found.stderr) == (0, "")
 
 
 def test_results_of_an_open_job(broker):
@@ -87,9 +87,9 @@ def test_results_of_a_job_that_is_cancelled(broker, options):
         if not follow:
             follow = run("results", *job)
             out, words = follow.stdout, follow.stderr
-        assert len(out.splitlines()) == status["done"] < 3000
+        assert len(out.splitlines()) == status["done"] < len(ROWS)
         assert f"was cancelled with {status['cancelled']} rows unfinished" in words and follow.returncode == 1
-        assert status["cancelled"] == 3000 - status["done"]
+        assert status["cancelled"] == len(ROWS) - status["done"]
 
 
 def test_follow_says_what_blocks_a_job(stopped):
@@ -171,7 +171,7 @@ def test_verify_that_is_stopped_leaves_nothing(broker):
     with broker.client() as client:
         job = submitted(broker, "verified")
         assert run("wait", *job).returncode == 0
-        process = start("verify", *job, "--sample", 3000)
+        process = start("verify", *job, "--sample", len(ROWS))
         wait_until(lambda: any(key.endswith("-1") for key in verifications(client)))
         worker = broker.worker_pids()[0]
         os.kill(worker, signal.SIGSTOP)
@@ -179,8 +179,8 @@ def test_verify_that_is_stopped_leaves_nothing(broker):
         out, words = process.communicate(timeout=60 * PATIENCE)
         os.kill(worker, signal.SIGCONT)
         assert process.returncode == 143
-        compared = int(words.split("stopped after ")[1].split(" of 3000 rows")[0])
-        assert 256 <= compared < 3000 and f"{compared} rows scored again, {compared} equal in every bit, 0 not" in out, (out, words)
+        compared = int(words.split("stopped after ")[1].split(f" of {len(ROWS)} rows")[0])
+        assert 256 <= compared < len(ROWS) and f"{compared} rows scored again, {compared} equal in every bit, 0 not" in out, (out, words)
         wait_until(lambda: not verifications(client))
 
 

@@ -191,7 +191,7 @@ def test_the_bound_is_kept(directory):
     options, size = ["--score-cache", "4M", "--max-batch-tokens", 8192], 4 << 20
     with Broker(directory / "d", options=options) as broker, broker.client() as client:
         for turn in range(5):
-            rows = [{"ids": ids_bytes([turn, k % 500, k // 500, 3] + [5] * 60), "pool": {"type": "ALL"}} for k in range(2000)]
+            rows = [{"ids": ids_bytes([5] * 60 + [turn, k % 500, k // 500, 3]), "pool": {"type": "ALL"}} for k in range(2000)]
             key = random_key()
             client.submit(key, rows)
             while client.call("status", job=key)["state"] != "done":
@@ -202,7 +202,7 @@ def test_the_bound_is_kept(directory):
         client.submit("again", rows[-500:])  # the latest are there
         client.results("again")
         assert computed(broker) == before
-        client.submit("long ago", [{"ids": ids_bytes([0, k, 0, 3] + [5] * 60), "pool": {"type": "ALL"}} for k in range(300)])
+        client.submit("long ago", [{"ids": ids_bytes([5] * 60 + [0, k, 0, 3]), "pool": {"type": "ALL"}} for k in range(300)])
         client.results("long ago")
         assert computed(broker) == before + 300
 

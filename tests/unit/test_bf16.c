@@ -101,11 +101,11 @@ static void check_product(
 {
     int64_t cols = out + 3;
     float *x = random_numbers(rows * in, of_x.low, of_x.high), *alone = calloc((size_t)cols, 4),
-          *w = random_numbers(cols * in, of_w.low, of_w.high), *y[WAYS],
+          *w = random_numbers(cols * in, of_w.low, of_w.high), *y[MOST_WAYS] = {0},
           *bias = random_numbers(cols, of_x.low, of_x.high);
     struct weight parts[] = {{w, DTYPE_F32, out, in, in, NULL, DTYPE_F32, NULL},
         {w + out * in, DTYPE_F32, 3, in, in, NULL, DTYPE_F32, NULL}};
-    for (int way = 0; way < WAYS; way++) {
+    for (int way = 0; way < n_ways; way++) {
         int64_t r = next_random() % rows;
         y[way] = calloc((size_t)(rows * cols), sizeof **y);
         multiply(way, y[way], x, rows, parts, 2, bias);
@@ -118,7 +118,7 @@ static void check_product(
     for (int64_t i = 0; i < rows * cols; i += 1 + rows * cols / 500)
         assert_bits(
             &y[0][i], chain_row(x + i / cols * in, w + i % cols * in, in, bias[i % cols]), in);
-    for (int way = 0; way < WAYS; way++)
+    for (int way = 0; way < n_ways; way++)
         free(y[way]);
     free(alone);
     free(bias);
@@ -169,7 +169,7 @@ static void test_where_flushing_begins(void **unused)
         w[j][0] = -sign * 0x1p-76f * (1 + (float)(j / 2 - 64) / 128);
         w[j][1] = sign * 0x1p-63f;
     }
-    for (int way = 0; way < WAYS; way++) {
+    for (int way = 0; way < n_ways; way++) {
         multiply(way, y, x, 1, &(struct weight){w, DTYPE_F32, COLUMNS, 2, 2, NULL, DTYPE_F32, NULL},
             1, NULL);
         for (int j = 0; j < COLUMNS; j++) {
@@ -180,7 +180,7 @@ static void test_where_flushing_begins(void **unused)
             zeros += expected == 0;
         }
     }
-    assert_int_equal(zeros, WAYS * 2 * 63);
+    assert_int_equal(zeros, n_ways * 2 * 63);
 }
 
 /* ---- what is rounded ---- */
@@ -208,7 +208,7 @@ static void test_rounding(void **unused)
         struct weight as_stored = {stored + 1, types[t], OUT, IN, IN, NULL, DTYPE_F32, NULL},
                       as_rounded = {rounded, DTYPE_BF16, OUT, IN, IN, NULL, DTYPE_F32, NULL};
         multiply(0, expected, x_rounded, ROWS, &as_rounded, 1, NULL);
-        for (int way = 0; way < WAYS; way++) {
+        for (int way = 0; way < n_ways; way++) {
             multiply(way, y, x, ROWS, &as_stored, 1, NULL);
             assert_memory_equal(y, expected, sizeof y);
         }
@@ -235,7 +235,7 @@ static void test_odd_numbers(void **unused)
                             : j == 4 && k == 8 ? INFINITY
                             : j == 5 && k == 9 ? of_bits(0xff800001)
                                                : -0.5f;
-    for (int way = 0; way < WAYS; way++) {
+    for (int way = 0; way < n_ways; way++) {
         multiply(way, y, x, ROWS,
             &(struct weight){w, DTYPE_F32, OUT, IN, IN, NULL, DTYPE_F32, NULL}, 1, NULL);
         for (int i = 0; i < ROWS * OUT; i++) {
@@ -254,7 +254,7 @@ static void test_subnormal_numbers_are_flushed_in_products_alone(void **unused)
     volatile float tiny = 0x1p-126f;
     float x[2] = {1, 1}, w[2] = {1, 1}, y;
     (void)unused;
-    for (int way = 0; way < WAYS; way++) {
+    for (int way = 0; way < n_ways; way++) {
         multiply(
             way, &y, x, 1, &(struct weight){w, DTYPE_F32, 1, 2, 2, NULL, DTYPE_F32, NULL}, 1, NULL);
         assert_true(y == 2);
@@ -359,7 +359,7 @@ static void test_rows_are_invariant_of_batch_and_cpu(void **unused)
     (void)unused;
     dtype = "bf16";
     for (int f = 0; f < 5; f++)
-        check_batch_invariance(names[f], "portable", 2 * WAYS);
+        check_batch_invariance(names[f], 2 * n_ways);
     dtype = "auto";
 }
 

@@ -69,8 +69,8 @@ static void check_attention(const struct case_ *c)
     uint32_t n = cu[n_rows];
     int64_t qd = (int64_t)c->heads * c->dim, kd = (int64_t)c->kv_heads * c->dim;
     float *q = random_floats(n * qd), *k = random_floats(n * kd), *v = random_floats(n * kd),
-          *out[WAYS];
-    for (int way = 0; way < WAYS; way++) {
+          *out[MOST_WAYS] = {0};
+    for (int way = 0; way < n_ways; way++) {
         out[way] = random_floats(n * qd);
         attend(ways[way].isa, ways[way].threads, c, q, k, v, out[way], n_rows, cu);
         assert_memory_equal(out[way], out[0], (size_t)(n * qd) * sizeof(float));
@@ -88,7 +88,7 @@ static void check_attention(const struct case_ *c)
             for (uint32_t h = 0; h < c->heads; h++)
                 check_token(c, q, k, v, out[0], first, at, h);
     }
-    for (int way = 0; way < WAYS; way++)
+    for (int way = 0; way < n_ways; way++)
         free(out[way]);
     free(q);
     free(k);
@@ -102,7 +102,7 @@ static void check_way_by_way(const struct case_ *c, float *q, float *k, float *v
     const int64_t size = (int64_t)n * c->heads * c->dim;
     float *first = random_floats(size), *out = random_floats(size);
     attend("portable", 1, c, q, k, v, first, 1, cu);
-    for (int way = 0; way < WAYS; way++) {
+    for (int way = 0; way < n_ways; way++) {
         attend(ways[way].isa, ways[way].threads, c, q, k, v, out, 1, cu);
         assert_memory_equal(out, first, (size_t)size * sizeof *out);
     }
@@ -134,7 +134,7 @@ static void test_attention_of_large_scores(void **unused)
     static const float sizes[] = {1e2f, 1e4f, 1e6f, 1e12f};
     static const uint32_t cu[] = {0, N};
     (void)unused;
-    for (int way = 0; way < WAYS; way++)
+    for (int way = 0; way < n_ways; way++)
         for (int size = 0; size < 4; size++) {
             float *q = random_floats(N * DIM), *k = random_floats(N * DIM),
                   *v = random_floats(N * DIM), *out = random_floats(N * DIM);
@@ -160,7 +160,7 @@ static void test_attention_of_the_lowest_scores(void **unused)
     static const float keys[] = {-2.9e38f, -3.1e38f, -3.4e38f};
     static const uint32_t cu[] = {0, 1};
     (void)unused;
-    for (int way = 0; way < WAYS; way++)
+    for (int way = 0; way < n_ways; way++)
         for (int i = 0; i < 3; i++) {
             float q[DIM] = {2.7725887f}, k[DIM] = {keys[i]}, v[DIM], out[DIM]; /* 4 ln 2 */
             for (int j = 0; j < DIM; j++)
@@ -248,7 +248,7 @@ static void check_shared(const struct shared_case *c)
         whole[i] = repeat_prefix(c, once[i], widths[i]);
     }
     attend_shared("portable", 1, c, whole, expected, n_rows, whole_cu, NULL);
-    for (int way = 0; way < WAYS; way++) {
+    for (int way = 0; way < n_ways; way++) {
         float *out = random_floats(cu[n_rows + 1] * widths[0]);
         attend_shared(ways[way].isa, ways[way].threads, c, once, out, n_rows + 1, cu, prefixes);
         float *repeated = repeat_prefix(c, out, widths[0]);
@@ -272,7 +272,7 @@ static void test_attention_of_what_is_no_number(void **unused)
     (void)unused;
     for (uint32_t prefix = 30; prefix < 35; prefix++)
         for (uint32_t own = 31; own < 66; own += 11)
-            for (int i = 0; i < 2 * WAYS; i++) {
+            for (int i = 0; i < 2 * n_ways; i++) {
                 struct shared_case c = {6, 2, 18, i % 3 ? 0 : 33, prefix, {own, 0, 0, 0}};
                 uint32_t n = prefix + own, cu[] = {0, prefix, n}, whole[] = {0, n},
                          less[] = {0, n - 1};

@@ -186,7 +186,7 @@ static void test_wrong_kernels_are_passed_over(void **unused)
 static void test_named_isa(void **unused)
 {
     (void)unused;
-    for (int way = 0; way < WAYS; way++)
+    for (int way = 0; way < n_ways; way++)
         if (strcmp(ways[way].isa, "auto") != 0)
             assert_string_equal(kernels_choose(ways[way].isa)->isa, ways[way].isa);
 }

@@ -64,11 +64,11 @@ static void check_product(int64_t rows, int64_t in, int64_t out)
 {
     int64_t cols = out + 3;
     float *x = whole_numbers(rows, in, INT8_ROW_LEVELS, 0x1p-9f), *alone = calloc((size_t)cols, 4),
-          *w = whole_numbers(cols, in, INT8_WEIGHT_LEVELS, 0x1p-5f), *y[WAYS], *bias = w;
+          *w = whole_numbers(cols, in, INT8_WEIGHT_LEVELS, 0x1p-5f), *y[MOST_WAYS] = {0}, *bias = w;
     struct weight parts[] = {{w, DTYPE_F32, out, in, in, NULL, DTYPE_F32, NULL},
         {w + out * in, DTYPE_F32, 3, in, in, NULL, DTYPE_F32, NULL}};
     bias = whole_numbers(1, cols, 9, 1);
-    for (int way = 0; way < WAYS; way++) {
+    for (int way = 0; way < n_ways; way++) {
         int64_t r = next_random() % rows;
         y[way] = calloc((size_t)(rows * cols), sizeof **y);
         multiply(way, y[way], x, rows, parts, 2, bias);
@@ -78,7 +78,7 @@ static void check_product(int64_t rows, int64_t in, int64_t out)
     }
     for (int64_t i = 0; i < rows * cols; i++)
         assert_product(&y[0][i], x + i / cols * in, w + i % cols * in, in, bias[i % cols]);
-    for (int way = 0; way < WAYS; way++)
+    for (int way = 0; way < n_ways; way++)
         free(y[way]);
     free(alone);
     free(bias);
@@ -107,11 +107,11 @@ static void test_largest_magnitudes(void **unused)
     static const int64_t ins[] = {4096, 8260, 8261, 9000, 18944, 29568};
     (void)unused;
     for (int i = 0; i < 6; i++) {
-        float *x = malloc((size_t)ins[i] * 4), y[WAYS][18];
+        float *x = malloc((size_t)ins[i] * 4), y[MOST_WAYS][18];
         struct weight w = {x, DTYPE_F32, 1, ins[i], 0, NULL, DTYPE_F32, NULL};
         for (int64_t k = 0; k < ins[i]; k++)
             x[k] = 3;
-        for (int way = 0; way < WAYS; way++) {
+        for (int way = 0; way < n_ways; way++) {
             multiply(way, y[way], x, 1, &w, 1, NULL);
             assert_true(fabs((double)y[way][0] / (9 * (double)ins[i]) - 1) < 1e-6);
             w.rows = 17; /* the same row 17 times */
@@ -175,7 +175,7 @@ static void test_odd_numbers(void **unused)
                             : j == 3 && k == 7 ? NAN
                             : j == 4 && k == 8 ? INFINITY
                                                : 0.5f;
-    for (int way = 0; way < WAYS; way++) {
+    for (int way = 0; way < n_ways; way++) {
         multiply(way, y, x, ROWS,
             &(struct weight){w, DTYPE_F32, OUT, IN, IN, NULL, DTYPE_F32, NULL}, 1, NULL);
         for (int r = 0; r < ROWS; r++)
@@ -256,7 +256,7 @@ static void test_rows_are_invariant_of_batch_and_cpu(void **unused)
     (void)unused;
     quant_method = "int8";
     for (int f = 0; f < 3; f++)
-        check_batch_invariance(names[f], "portable", 2 * WAYS);
+        check_batch_invariance(names[f], 2 * n_ways);
     quant_method = "none";
 }
 

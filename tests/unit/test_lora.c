@@ -40,8 +40,8 @@ static void test_tensor_parallel(void **unused)
 static void test_batch_invariance(void **unused)
 {
     (void)unused;
-    check_batch_invariance(files[0], "auto", 20);
-    check_batch_invariance(files[1], "auto", 20);
+    check_batch_invariance(files[0], 20);
+    check_batch_invariance(files[1], 20);
 }
 
 /* Rows of the base have the bits that they have where no adapter is loaded. */

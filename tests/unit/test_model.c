@@ -47,7 +47,7 @@ static void test_batch_invariance(void **unused)
         "seqcls.json", "reward.json", "window.json", "tp-12-4.json", "token.json"};
     (void)unused;
     for (int f = 0; f < 5; f++)
-        check_batch_invariance(names[f], "auto", 20);
+        check_batch_invariance(names[f], 20);
 }
 
 /* ---- rows that share their beginning: each row's values bit for bit those of a batch that shares

@@ -7,9 +7,9 @@ static void check_linear(int64_t rows, int64_t in, int64_t out, enum dtype dtype
 {
     struct matrix a = make_matrix(out, in, dtype), b = make_matrix(3, in, dtype);
     struct weight parts[] = {a.w, b.w};
-    float *x = random_floats(rows * in), *bias = random_floats(out + 3), *y[WAYS];
+    float *x = random_floats(rows * in), *bias = random_floats(out + 3), *y[MOST_WAYS] = {0};
     struct tensor xt = tensor_f32(x, rows, in);
-    for (int way = 0; way < WAYS; way++) {
+    for (int way = 0; way < n_ways; way++) {
         struct device *d = make_device(ways[way].isa, ways[way].threads);
         y[way] = random_floats(rows * (out + 3));
         cpu_ops.linear(d, tensor_f32(y[way], rows, out + 3), xt, parts, 2, bias);
@@ -32,7 +32,7 @@ static void check_linear(int64_t rows, int64_t in, int64_t out, enum dtype dtype
             }
             assert_close((double)y[0][r * (out + 3) + j], sum + (double)bias[j], magnitude);
         }
-    for (int way = 0; way < WAYS; way++)
+    for (int way = 0; way < n_ways; way++)
         free(y[way]);
     free(x);
     free(bias);
@@ -68,7 +68,7 @@ static void test_linear_of_weights_that_are_not_aligned(void **unused)
         struct matrix m = make_matrix(OUT, IN, types[i]);
         struct weight w = m.w;
         w.data = memcpy(moved + 1, m.w.data, (size_t)(OUT * IN * dtype_bytes(types[i])));
-        for (int way = 0; way < WAYS; way++) {
+        for (int way = 0; way < n_ways; way++) {
             struct device *d = make_device(ways[way].isa, ways[way].threads);
             struct tensor xt = tensor_f32(x, ROWS, IN);
             cpu_ops.linear(d, tensor_f32(expected, ROWS, OUT), xt, &m.w, 1, NULL);
@@ -90,7 +90,7 @@ static void test_norm(void **unused)
     for (int i = 0; i < 6; i++) {
         int64_t n = widths[i], rows = 37;
         float *x = random_floats(rows * n), *w = random_floats(n), *first = NULL;
-        for (int way = 0; way < WAYS; way++) {
+        for (int way = 0; way < n_ways; way++) {
             struct device *d = make_device(ways[way].isa, ways[way].threads);
             float *y = random_floats(rows * n);
             cpu_ops.rms_norm(d, tensor_f32(y, rows, n), tensor_f32(x, rows, n), NULL, w, 1e-6f);
@@ -121,10 +121,11 @@ static void test_silu_softmax_sigmoid(void **unused)
 {
     (void)unused;
     for (int64_t n = 1; n < 40; n += 5) {
-        float *x = random_floats(n), *up = random_floats(n), *out[WAYS], *soft[WAYS];
+        float *x = random_floats(n), *up = random_floats(n), *out[MOST_WAYS] = {0},
+              *soft[MOST_WAYS] = {0};
         for (int64_t i = 0; i < n; i++)
             x[i] *= (float)(1 << next_random() % 7); /* to where exp overflows */
-        for (int way = 0; way < WAYS; way++) {
+        for (int way = 0; way < n_ways; way++) {
             struct device *d = make_device(ways[way].isa, ways[way].threads);
             out[way] = random_floats(n);
             soft[way] = malloc((size_t)n * sizeof(float));
@@ -146,7 +147,7 @@ static void test_silu_softmax_sigmoid(void **unused)
                 fabs((double)x[i]));
             assert_close((double)soft[0][i], exp((double)x[i] - m) / sum, 1);
         }
-        for (int way = 0; way < WAYS; way++) {
+        for (int way = 0; way < n_ways; way++) {
             free(out[way]);
             free(soft[way]);
         }
@@ -198,7 +199,7 @@ static void test_embed(void **unused)
     const int32_t ids[] = {4, 0, 4, 2};
     (void)unused;
     for (int t = 0; t < 3; t++)
-        for (int way = 0; way < WAYS; way++) {
+        for (int way = 0; way < n_ways; way++) {
             struct matrix m = make_matrix(5, 21, dtypes[t]);
             struct device *d = make_device(ways[way].isa, ways[way].threads);
             float out[4 * 21];

@@ -147,7 +147,7 @@ static void check_packing(struct packing p, int64_t stride, int kind)
     p.group_stride = STRIDE;
     p.group_size = GROUP;
     p.group_of = kind % 2 ? group_of : NULL;
-    for (int way = 0; way < WAYS; way++)
+    for (int way = 0; way < n_ways; way++)
         for (int64_t k0 = 0; k0 < N_COLS; k0 += 48)
             check_panels(kernels_choose(ways[way].isa), &w, k0);
 }
