@@ -60,6 +60,17 @@ int quantization_check_fields(
     return 0;
 }
 
+int quantization_refuse_nulls(
+    const struct json_file *f, const char *const *keys, struct err *e)
+{
+    for (; *keys; keys++)
+        if (json_is_null(json_object_get(f->object, *keys)))
+            return err_set(e, ASSAY_EFORMAT,
+                "%s: %s%s: expected a value, or no such key for the default, found null", f->file,
+                f->where, *keys);
+    return 0;
+}
+
 /* The object at `key` of f, named so in errors. */
 int quantization_open(struct json_file *inner, const struct json_file *f, const char *key,
     const char *where, struct err *e)
@@ -231,11 +242,16 @@ static const struct quantization_field awq_fields[] = {{"quant_method", NULL}, {
     {"do_fuse", NULL}, {"exllama_config", NULL}, {"fuse_max_seq_len", NULL}, {"meta", NULL},
     {"modules_to_fuse", NULL}, {NULL, NULL}};
 
+/* Null would be as false to some libraries: no zero points. */
+static const char *const awq_not_null[] = {"zero_point", NULL};
+
 static int read_awq(struct model_config *c, const struct json_file *f, struct err *e)
 {
     struct quantization *q = &c->quantization;
     struct modules kept = {.head = 0};
     int rc = quantization_check_fields(f, awq_fields, e);
+    if (rc == 0)
+        rc = quantization_refuse_nulls(f, awq_not_null, e);
     if (rc == 0)
         rc = quantization_read_bits(q, f, "bits", e);
     if (rc == 0)
@@ -257,6 +273,8 @@ static const struct quantization_field fp8_fields[] = {{"quant_method", NULL},
     {"modules_to_not_convert", NULL}, {"ignored_layers", NULL}, {"modules_to_convert", "[]"},
     {"fmt", "\"e4m3\""}, {"scale_fmt", "\"float\""}, {"expert_dtype", NULL}, {"dequantize", NULL},
     {NULL, NULL}};
+
+static const char *const fp8_not_null[] = {"activation_scheme", "scale_fmt", NULL};
 
 /* Without the key blocks are of 128 x 128; null is one scale for a matrix. */
 static int read_fp8_block(struct quantization *q, const struct json_file *f, struct err *e)
@@ -290,6 +308,8 @@ static int read_fp8(struct model_config *c, const struct json_file *f, struct er
         .scale_name = "weight_scale_inv",
         .has_inputs = 1};
     int rc = quantization_check_fields(f, fp8_fields, e);
+    if (rc == 0)
+        rc = quantization_refuse_nulls(f, fp8_not_null, e);
     if (rc == 0 && json_get_string(f, "activation_scheme", &scheme, e) < 0)
         rc = ASSAY_EFORMAT;
     if (rc == 0)

@@ -31,6 +31,9 @@ static const struct quantization_field input_fields[] = {{"num_bits", NULL},
     {"actorder", "false"}, {"block_structure", "null"}, {"observer", NULL},
     {"observer_kwargs", NULL}, {"scale_dtype", NULL}, {"zp_dtype", NULL}, {NULL, NULL}};
 
+/* Of weights and inputs. */
+static const char *const not_null[] = {"num_bits", "type", "symmetric", "dynamic", NULL};
+
 /* By "group" (or "dynamic", or true) a column's group is in g_idx; by "weight" (or "static") it is
  * as without an order. */
 static int is_grouped_order(const json_t *order)
@@ -125,6 +128,8 @@ static int read_weights(
 {
     const char *strategy = "";
     int symmetric = 1, rc = quantization_check_fields(f, weight_fields, e);
+    if (rc == 0)
+        rc = quantization_refuse_nulls(f, not_null, e);
     if (rc == 0)
         rc = quantization_read_bits(q, f, "num_bits", e);
     if (rc == 0)
@@ -221,6 +226,8 @@ static int read_inputs(struct quantization *q, const struct json_file *group, st
         "quantization_config.config_groups.*.input_activations.", e);
     if (rc == 0)
         rc = quantization_check_fields(&f, input_fields, e);
+    if (rc == 0)
+        rc = quantization_refuse_nulls(&f, not_null, e);
     return rc == 0 ? read_rounding(q, &f, e) : rc;
 }
 

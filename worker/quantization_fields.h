@@ -9,7 +9,8 @@
 #include "worker/quantization.h"
 
 /* A field and the values, as JSON, that are built; no value: it is read elsewhere or changes
- * nothing. Absent and null are always built here: a field that must be there is read by name. */
+ * nothing. Absent and null are always built here: a field that must be there is read by name, and
+ * one that may not be null is in a list of its own. */
 struct quantization_field {
     const char *key, *values; /* separated by spaces */
 };
@@ -17,6 +18,10 @@ struct quantization_field {
 /* Checks every field of f against the table; `fields` ends with a key of NULL. */
 int quantization_check_fields(
     const struct json_file *f, const struct quantization_field *fields, struct err *e);
+/* Refuses null at any of the keys, which end with NULL: for fields that have a default, which the
+ * format's own library takes where they are absent, while it refuses null. */
+int quantization_refuse_nulls(
+    const struct json_file *f, const char *const *keys, struct err *e);
 /* The object at `key` of f, named `where` in errors. */
 int quantization_open(struct json_file *inner, const struct json_file *f, const char *key,
     const char *where, struct err *e);

@@ -210,6 +210,11 @@ CONFIG = [
     ("float-fp8-tensor", "ignore", [], ["quantized head is not built"]),
     ("fp8-blocks", "activation_scheme", "per-token", ["activation_scheme", "per-token"]),
     ("fp8-blocks", "activation_scheme", "static", ["activation_scale", "found missing"]),
+    ("fp8-blocks", "activation_scheme", None, ["quantization_config.activation_scheme", "or no such key for the default, found null"]),
+    ("fp8-blocks", "scale_fmt", None, ["scale_fmt", "found null"]),
+    *(("int-int8-dynamic", f"{GROUP}{part}/{key}", None, [f"{part}.{key}", "null"])
+      for part in ("weights", "input_activations") for key in ("num_bits", "type", "symmetric", "dynamic")),
+    ("awq-int4", "zero_point", None, ["zero_point", "found null"]),
     ("fp8-blocks", "fmt", "e5m2", ["quantization_config.fmt", "e5m2"]),
     ("fp8-blocks", "scale_fmt", "ue8m0", ["scale_fmt", "ue8m0"]),
     ("fp8-blocks", "weight_block_size", None, ["weight_scale_inv", "expected [1], found ["]),
