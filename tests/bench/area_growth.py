@@ -1,4 +1,5 @@
-"""How cost grows: over a row's length, the tokens of a batch, the ranks that share a model; how long pipeline stages idle. (Over the queue's depth: e1.)"""
+"""How cost grows: over a row's length, the tokens of a batch, the ranks that share a model, its replicas; how long pipeline stages idle. (Over the queue's
+depth: e1.)"""
 import pathlib
 import statistics
 import tempfile
@@ -54,45 +55,58 @@ def batch():
 
 
 RANKS, RANK_LAYERS, RANK_ROWS, RANK_TURNS = (1, 2, 4), 3, 8, 3
+REPLICAS, REPLICA_ROWS, REPLICA_BUDGET = (1, 2, 4), 16, 512
 
 
-def scored(broker, key):
+def scored(broker, key, n_rows):
     """tokens/s of some 512-token rows through a broker."""
-    rows = [common.fresh_row(common.TOKENS) for _ in range(RANK_ROWS)]
+    rows = [common.fresh_row(common.TOKENS) for _ in range(n_rows)]
     with broker.client(timeout=600) as client:
         start = time.perf_counter()
         client.submit(key, rows)
         assert all(r["error"] is None for r in client.results(key, timeout=600))
-        return RANK_ROWS * common.TOKENS / (time.perf_counter() - start)
+        return n_rows * common.TOKENS / (time.perf_counter() - start)
 
 
-def ranks():
-    """Brokers of all sizes wait beside each other, and score in turns."""
-    model, rates = common.checkpoint(RANK_LAYERS, "1.5b"), {n: [] for n in RANKS}
+def side_by_side(option, counts, model, n_rows, budget):
+    """Brokers with so many of what the option says wait beside each other, and score in turns: (tokens/s, of the first's), by count."""
+    rates = {n: [] for n in counts}
     with tempfile.TemporaryDirectory(prefix="assay-", dir="/tmp") as directory:
         brokers = {n: harness.Broker(pathlib.Path(directory) / str(n), model=model, options=[
-            "--tp", n, "--threads", max(n, CORES), "--max-batch-tokens", common.BATCH_TOKENS, "--max-len", common.TOKENS]) for n in RANKS}
+            option, n, "--threads", max(n, CORES), "--max-batch-tokens", budget, "--max-len", common.TOKENS]) for n in counts}
         try:
             for broker in brokers.values():
-                scored(broker.start(), "warm")
+                scored(broker.start(), "warm", n_rows)
             for turn in range(RANK_TURNS):
                 for n, broker in brokers.items():
-                    rates[n].append(scored(broker, f"turn-{turn}"))
+                    rates[n].append(scored(broker, f"turn-{turn}", n_rows))
         finally:
             for broker in brokers.values():
                 if broker.process:
                     broker.__exit__()
     for n, got in rates.items():
-        say(f"tp {n}: {', '.join(f'{rate:.0f}' for rate in got)} tokens/s")
-    against = {n: statistics.median(a / b for a, b in zip(got, rates[1])) for n, got in rates.items()}
-    middle = {n: statistics.median(got) for n, got in rates.items()}
-    threads = {n: max(n, CORES) for n in RANKS}
-    yield Row("tp", f"tokens/s, 2 ranks / 1 rank, {CORES} threads in all", f"{middle[2]:.0f} tokens/s", f"{middle[1]:.0f} tokens/s", against[2], 0.95)
-    yield Chart("ranks", "Ranks on one machine", f"{RANK_LAYERS} layers of the 1.5B shape (whose heads four ranks can share), {RANK_ROWS} rows of "
-                f"{common.TOKENS} tokens from submit to last result. All share the same {CORES} cores: more ranks than cores is more threads than cores.",
-                ["ranks", "threads in all", "tokens/s", "of one rank"],
-                [[n, threads[n], f"{middle[n]:.0f}", f"{against[n]:.2f}"] for n in RANKS],
-                {"tokens/s, of one rank's": [(n, against[n]) for n in RANKS]}, "ranks", "tokens/s, of one rank's")
+        say(f"{option} {n}: {', '.join(f'{rate:.0f}' for rate in got)} tokens/s")
+    return {n: (statistics.median(got), statistics.median(a / b for a, b in zip(got, rates[counts[0]]))) for n, got in rates.items()}
+
+
+def scaling(name, what, title, note, found):
+    """The row and the chart of what side_by_side found."""
+    yield Row(name, f"tokens/s, 2 {what} / 1, {CORES} threads in all", f"{found[2][0]:.0f} tokens/s", f"{found[1][0]:.0f} tokens/s", found[2][1], 0.95)
+    yield Chart(what, title, note, [what, "threads in all", "tokens/s", "of one"],
+                [[n, max(n, CORES), f"{rate:.0f}", f"{of_one:.2f}"] for n, (rate, of_one) in found.items()],
+                {"tokens/s, of one's": [(n, of_one) for n, (_, of_one) in found.items()]}, what, "tokens/s, of one's")
+
+
+def ranks():
+    yield from scaling("tp", "ranks", "Ranks on one machine", f"{RANK_LAYERS} layers of the 1.5B shape (whose heads four ranks can share), {RANK_ROWS} rows of "
+                       f"{common.TOKENS} tokens from submit to last result. All share the same {CORES} cores: more ranks than cores is more threads than cores.",
+                       side_by_side("--tp", RANKS, common.checkpoint(RANK_LAYERS, "1.5b"), RANK_ROWS, common.BATCH_TOKENS))
+
+
+def replicas():
+    yield from scaling("rep", "replicas", "Replicas on one machine", f"{LAYERS} layers of the 0.5B shape, {REPLICA_ROWS} rows of {common.TOKENS} tokens in batches of "
+                       f"{REPLICA_BUDGET}, from submit to last result. All share the same {CORES} cores, a thread each at least.",
+                       side_by_side("--replicas", REPLICAS, common.checkpoint(LAYERS), REPLICA_ROWS, REPLICA_BUDGET))
 
 
 STAGES, STAGE_LAYERS, STAGE_ROWS, STAGE_BUDGET = (1, 2, 4), 24, 16, 512

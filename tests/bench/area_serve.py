@@ -16,9 +16,9 @@ from common import HERE, SCRATCH, TOKENS, Row, harness, say
 from http_harness import Http
 
 # The shape, and with how many clients how many rows are sent in a turn.
-LOADS = {"tiny": {1: 64, 16: 256, 64: 256, 256: 512}, "0.5b": {1: 2, 16: 16}}
-TURNS = {"tiny": 3, "0.5b": 1}
-NAMES = {"tiny": "2 layers of 256", "0.5b": "the 0.5B shape"}
+LOADS = {"tiny": {1: 32, 16: 128, 64: 192, 256: 256}, "0.5b": {1: 2, 16: 16}}
+TURNS = {"tiny": min(3, area_vllm.TURNS), "0.5b": 1}
+NAMES = {"tiny": "2 layers of 256", "0.5b": "the 0.5B shape" + (f", {area_vllm.LAYERS} layers" if area_vllm.LAYERS < 24 else "")}
 
 
 class AssayServer:

@@ -20,6 +20,7 @@ import area_growth
 import area_http
 import area_load
 import area_queue
+import area_saved
 import area_search
 import area_text
 import area_vllm
@@ -44,7 +45,11 @@ FIGURES = {
     "len": (area_growth.length, "share of the peak over the length of a row"),
     "batch": (area_growth.batch, "share of the peak over the tokens of a batch"),
     "tp": (area_growth.ranks, "tokens/s over the ranks that share a model"),
+    "rep": (area_growth.replicas, "tokens/s over the replicas of a model"),
     "pp": (area_growth.stages, "how long pipeline stages idle"),
+    "lora": (area_saved.lora, "tokens/s over the adapters of a batch / the base alone"),
+    "append": (area_saved.append, "a row sent whole / appended to its session, over its length"),
+    "hits": (area_saved.hits, "what the score cache has, over jobs"),
     "t1": (area_text.t1, "tokenizer / the tokenizers package"),
     "d2": (area_forward.d2, "tokens/s from submit to last result / the forward in process; d1: how long the rank idled"),
 }
