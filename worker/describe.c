@@ -160,8 +160,6 @@ int describe_model(const struct describe_options *o, FILE *out, struct err *e)
     if (rc == 0 && (rc = why.code) != 0)
         *e = why;
     if (rc == 0)
-        rc = quantization_choose(&about.config.quantization, o->activations, e);
-    if (rc == 0)
         rc = model_config_check_tp(c, o->tp, e);
     if (rc == 0)
         rc = model_config_check_pp(c, o->pp, e);
@@ -173,6 +171,10 @@ int describe_model(const struct describe_options *o, FILE *out, struct err *e)
         rc = weights_open_chosen(&w, o->dir, o->weights, e);
     if (rc == 0)
         about.config.weights_decided = weights_decided(w);
+    if (rc == 0)
+        rc = quantization_settle(&about.config.quantization, w, e);
+    if (rc == 0)
+        rc = quantization_choose(&about.config.quantization, o->activations, e);
     if (rc == 0)
         rc = lora_open_all(&about.adapters, o->loras, NULL, o->n_loras, c, e);
     if (rc == 0)

@@ -9,6 +9,7 @@
 #include "worker/layer_matrix.h"
 #include "worker/module_names.h"
 #include "worker/quantization_fields.h"
+#include "worker/weights.h"
 
 #define LEAST_GROUP 8
 #define FP8_LEAST 1e-12f /* inputs are divided by their scale, but never by less */
@@ -60,8 +61,7 @@ int quantization_check_fields(
     return 0;
 }
 
-int quantization_refuse_nulls(
-    const struct json_file *f, const char *const *keys, struct err *e)
+int quantization_refuse_nulls(const struct json_file *f, const char *const *keys, struct err *e)
 {
     for (; *keys; keys++)
         if (json_is_null(json_object_get(f->object, *keys)))
@@ -281,6 +281,7 @@ static int read_fp8_block(struct quantization *q, const struct json_file *f, str
 {
     const json_t *v = json_object_get(f->object, "weight_block_size");
     q->group_size = q->group_rows = v ? 0 : 128;
+    q->is_undecided = !v;
     return v && !json_is_null(v) ? quantization_read_block(q, f, "weight_block_size", e) : 0;
 }
 
@@ -325,6 +326,54 @@ static int read_fp8(struct model_config *c, const struct json_file *f, struct er
     snprintf(q->name, sizeof q->name, "fp8-%s", q->group_rows > 0 ? "blocks" : "tensor");
     return rc == 0 ? read_fp8_kept(c, f, e) : rc;
 }
+
+/* ---- AutoFP8 ---- */
+
+/* Older files than transformers' FP8, with the same name of the method: a scale for each matrix
+ * and, where activations have one of the file, input_scale. Its dynamic scale is of all rows of a
+ * batch together, by which a score would depend on the others: it is not built. */
+static void set_autofp8(struct quantization *q)
+{
+    int is_static = q->input_scale_name != NULL;
+    q->scale_name = "weight_scale";
+    q->group_size = q->group_rows = 0;
+    q->input_scale_name = is_static ? "input_scale" : NULL;
+    q->of_config =
+        (struct rounding){.how = is_static ? ROUND_BY_SCALE : ROUND_NOT, .numbers = PACKED_E4M3};
+    snprintf(q->name, sizeof q->name, "autofp8");
+}
+
+static int ends_with(const char *name, const char *end)
+{
+    size_t n = strlen(name), k = strlen(end);
+    return n >= k && strcmp(name + n - k, end) == 0;
+}
+
+int quantization_settle(struct quantization *q, struct weights *w, struct err *e)
+{
+    struct weight_tensor t;
+    const char *old = NULL, *other = NULL;
+    if (!q->is_undecided)
+        return 0;
+    weights_rewind(w);
+    while (weights_next(w, &t)) {
+        old = ends_with(t.name, "_proj.weight_scale") ? t.name : old;
+        other = ends_with(t.name, "_proj.weight_scale_inv") ? t.name : other;
+    }
+    weights_rewind(w);
+    if (old && other)
+        return err_set(e, ASSAY_EFORMAT,
+            "config.json: quantization_config (fp8) without weight_block_size: expected scales "
+            "called weight_scale (AutoFP8) or weight_scale_inv (transformers), found '%.100s' and "
+            "'%.100s'",
+            old, other);
+    if (old)
+        set_autofp8(q);
+    q->is_undecided = 0;
+    return 0;
+}
+
+/* ---- --activations ---- */
 
 int quantization_choose(struct quantization *q, const char *option, struct err *e)
 {

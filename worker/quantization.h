@@ -42,6 +42,8 @@ struct quantization {
     struct rounding of_config;      /* how, without scale and zero; ROUND_NOT: that is not built */
     struct rounding inputs;         /* of_config, where that was chosen */
     const char *chosen;             /* what --activations decided, where it had to */
+    /* The tensors' names decide between two formats of the method (quantization_settle). */
+    int is_undecided;
     int zero_offset; /* is added to each stored zero point: 1 in GPTQ's first format */
     /* F8: the device multiplies the stored numbers by inputs that it rounded (`inputs`); F32: it
      * multiplies values. Set by model_choose_type. */
@@ -50,11 +52,17 @@ struct quantization {
 
 struct model_config;
 struct json_file;
+struct weights;
 
 /* Sets c->quantization and c->quantized from f, which is config.json. The head must have been read.
  * ASSAY_EUNSUPPORTED or ASSAY_EFORMAT by file, field, found and expected. */
 int model_config_read_quantization(
     struct model_config *c, const struct json_file *f, struct err *e);
+
+/* Decides what config.json leaves to the tensors: fp8 without weight_block_size is AutoFP8's where
+ * scales are called weight_scale. ASSAY_EFORMAT where both names are there. Before
+ * quantization_choose. Rewinds. */
+int quantization_settle(struct quantization *q, struct weights *w, struct err *e);
 
 /* Sets q->chosen and q->inputs by --activations: "auto", "as-stored" or "weights-only".
  * ASSAY_EUNSUPPORTED where the config says that activations are quantized and the option does not

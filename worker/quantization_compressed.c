@@ -158,13 +158,13 @@ static int is_zero_built(const struct json_file *f, const struct rounding *r)
            strcmp(type, "torch.int32") == 0;
 }
 
-/* Whether rounding by these is built: to 8 bits; where dynamic by token, or FP8 in groups. */
+/* Whether rounding by these is built: to 8 bits; where dynamic by token or in groups. */
 static int is_rounding_built(const struct json_file *f, const struct rounding *r, int symmetric)
 {
     const char *strategy = json_string_value(json_object_get(f->object, "strategy"));
     const char *expected = r->how == ROUND_BY_SCALE ? "tensor" : r->group > 0 ? "group" : "token";
     return strategy && strcmp(strategy, expected) == 0 &&
-           (r->group == 0 || (r->how == ROUND_BY_MAGNITUDE && r->numbers == PACKED_E4M3)) &&
+           (r->group == 0 || r->how != ROUND_BY_SCALE) &&
            json_integer_value(json_object_get(f->object, "num_bits")) == 8 &&
            (symmetric || r->numbers != PACKED_E4M3) && is_zero_built(f, r) &&
            !json_is_string(json_object_get(f->object, "scale_dtype"));

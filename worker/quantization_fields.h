@@ -20,8 +20,7 @@ int quantization_check_fields(
     const struct json_file *f, const struct quantization_field *fields, struct err *e);
 /* Refuses null at any of the keys, which end with NULL: for fields that have a default, which the
  * format's own library takes where they are absent, while it refuses null. */
-int quantization_refuse_nulls(
-    const struct json_file *f, const char *const *keys, struct err *e);
+int quantization_refuse_nulls(const struct json_file *f, const char *const *keys, struct err *e);
 /* The object at `key` of f, named `where` in errors. */
 int quantization_open(struct json_file *inner, const struct json_file *f, const char *key,
     const char *where, struct err *e);

@@ -236,9 +236,11 @@ static int read_configs(struct worker *w, struct qwen2_configs *c, struct err *e
         .n_pp_ranks = (uint32_t)o->pp};
     int rc = model_config_load(&c->config, o->model, o->head, e);
     if (rc == 0)
-        rc = quantization_choose(&c->config.quantization, o->activations, e);
-    if (rc == 0)
         rc = weights_open_chosen(&w->weights, o->model, o->weights, e);
+    if (rc == 0)
+        rc = quantization_settle(&c->config.quantization, w->weights, e);
+    if (rc == 0)
+        rc = quantization_choose(&c->config.quantization, o->activations, e);
     if (rc != 0)
         return rc;
     c->config.weights_decided = weights_decided(w->weights);

@@ -68,6 +68,8 @@ def test_quantized_activations_need_a_choice(name):
     ("float-fp8-dynamic", ["--tp", "4"], None), ("int-int8-dynamic", ["--tp", "2"], None), ("fp8-blocks", [], None),
     ("fp8-tensor", ["--tp", "2"], None), ("fp8-static", ["--tp", "2"], None), ("fp8-token", ["--tp", "4"], None),
     ("fp8-blocks-whole", ["--tp", "2"], None), ("float-fp8-groups", ["--tp", "2"], None),
+    ("int-int8-dynamic-groups", ["--tp", "2"], None), ("autofp8-static", ["--tp", "2"], None),
+    ("autofp8-dynamic", [], ["activations that are quantized so are not built", "expected --activations weights-only"]),
     ("fp8-blocks-whole", ["--tp", "4"], ["tp 4 does not fit", "o_proj", "groups of 128 columns", "found 64", "weights-only"]),
     ("fp8-blocks", ["--tp", "2"], ["tp 2 does not fit", "groups of 128 columns", "or --activations weights-only"])])
 def test_which_roundings_of_activations_are_built(name, options, words):
@@ -215,6 +217,9 @@ CONFIG = [
     *(("int-int8-dynamic", f"{GROUP}{part}/{key}", None, [f"{part}.{key}", "null"])
       for part in ("weights", "input_activations") for key in ("num_bits", "type", "symmetric", "dynamic")),
     ("awq-int4", "zero_point", None, ["zero_point", "found null"]),
+    ("autofp8-static", "weight_block_size", None, ["_proj.input_scale", "does not name"]),
+    ("autofp8-static", "activation_scheme", "dynamic", ["input_scale"]),
+    ("autofp8-dynamic", "activation_scheme", "static", ["input_scale", "found missing"]),
     ("fp8-blocks", "fmt", "e5m2", ["quantization_config.fmt", "e5m2"]),
     ("fp8-blocks", "scale_fmt", "ue8m0", ["scale_fmt", "ue8m0"]),
     ("fp8-blocks", "weight_block_size", None, ["weight_scale_inv", "expected [1], found ["]),

@@ -129,6 +129,11 @@ SPECS.update({
         compressed(plain("float", "block", block_structure=[32, 32]), ["score"], format="float-quantized",
                    inputs=inputs("float", "group", group_size=32, dynamic=True)),
         dict(format="plain", type="float", block=(32, 32), scale="BF16"), [], FEW, [None], [1, 2]),
+    "int-int8-dynamic-groups": (
+        dict(num_hidden_layers=1, intermediate_size=128),
+        compressed({**plain("int", "group"), "group_size": 32}, ["score"], format="int-quantized",
+                   inputs=inputs("int", "group", group_size=32, dynamic=True, symmetric=False)),
+        dict(format="plain", type="int", block=(1, 32), scale="BF16"), [], FEW, [None], [1, 2]),
     "fp8-blocks-whole": (
         dict(LLAMA, hidden_size=256, intermediate_size=256, num_hidden_layers=1), fp8(weight_block_size=[128, 128]),
         dict(format="plain", type="float", block=(128, 128), scale="F32", scale_name="weight_scale_inv"), [], FEW, [None], [1, 2]),
@@ -142,6 +147,18 @@ SPECS.update({
     "int-int8-tensor": (
         dict(num_hidden_layers=1), compressed({**plain("int", "tensor"), "symmetric": False}, ["score"], format="naive-quantized"),
         dict(format="plain", type="int", block=(None, None), zeros=True, scale="F32"), [], FEW, [None], [1, 2]),
+})
+# AutoFP8's files, older than transformers' of the same method.
+SPECS.update({
+    "autofp8-static": (
+        dict(QWEN3, head_dim=32), dict(quant_method="fp8", activation_scheme="static", ignored_layers=["score"]),
+        dict(format="plain", type="float", block=(None, None), scale="F32", scale_name="weight_scale", inputs=["input_scale"]), [], FEW, [None],
+        [1, 2]),
+    "autofp8-dynamic": (
+        dict(LLAMA, intermediate_size=160),
+        dict(quant_method="fp8", activation_scheme="dynamic", ignored_layers=["score", "model.layers.1.mlp.down_proj"]),
+        dict(format="plain", type="float", block=(None, None), scale="BF16", scale_name="weight_scale"), ["model.layers.1.mlp.down_proj"], FEW,
+        [None], [1, 2]),
 })
 SPECS.update({
     "gptq-int4": (
@@ -178,12 +195,13 @@ SPECS.update({
 # float32 differ in their last bits a number may round to the other side, which is a step of the 8 bits.
 ROUNDED = {"float-fp8-dynamic": [1, 2, 4], "float-fp8-static": [1, 2], "float-fp8-groups": [1, 2], "int-int8-static": [1, 2],
            "int-int8-dynamic": [1, 2], "pack-int4-dynamic": [1, 2], "fp8-blocks": [1], "fp8-blocks-whole": [1, 2], "fp8-token": [1, 2, 4],
-           "fp8-static": [1, 2], "fp8-tensor": [1, 2]}
+           "fp8-static": [1, 2], "fp8-tensor": [1, 2], "autofp8-static": [1, 2],
+           "int-int8-dynamic-groups": [1, 2]}
 ROUNDED_LENGTHS = [1, 2, 3, 4, 5, 6, 7, 8]
 # Of these only rows that score alike when sums have another order: compressed-tensors' scale of symmetric integers by token puts a
 # row's largest magnitude at 127.5, where that happens with about every row, and the others have many numbers to round.
 STEADY = {"int-int8-dynamic": [1, 1, 1, 1, 2, 2, 2, 3],
-          **{name: ROUNDED_LENGTHS for name in ("fp8-blocks", "fp8-blocks-whole", "fp8-token", "fp8-static", "fp8-tensor")}}
+          **{name: ROUNDED_LENGTHS for name in ("fp8-blocks", "fp8-blocks-whole", "fp8-token", "fp8-static", "fp8-tensor", "autofp8-static")}}
 
 
 def fnv(data):
@@ -244,7 +262,7 @@ def quantize(config, settings, kept, tensors, rng):
         parts, values = getattr(quantized, settings["format"])(tuple(tensor.shape), settings, rng)
         if "config_groups" in config:
             compare_compressed(settings, config, parts, values)
-        if config["quant_method"] == "fp8":
+        if "weight_scale_inv" in parts:
             compare_fp8(parts, values)
         module = name.removesuffix(".weight")
         stored.update({f"{module}.{k}": to_torch(v, settings["scale"]) for k, v in parts.items()})
@@ -283,9 +301,9 @@ def fp8_forward(module, block, tensors):
     """A linear layer as these kernels compute it, written in PyTorch since they are for GPUs: the product of the e4m3 numbers, block of
     columns by block of columns, times the scales of inputs and weights."""
     rows, cols = block or (module.out_features, module.in_features)
-    weight, weight_scale = tensors["weight"].float(), tensors["weight_scale_inv"].float().reshape(-1, -(-module.in_features // cols))
+    weight, weight_scale = tensors["weight"].float(), tensors.get("weight_scale_inv", tensors.get("weight_scale")).float().reshape(-1, -(-module.in_features // cols))
     each_row = weight_scale.repeat_interleave(rows, 0)[:module.out_features]
-    scale = tensors["activation_scale"].float() if "activation_scale" in tensors else None
+    scale = next((tensors[key].float() for key in ("activation_scale", "input_scale") if key in tensors), None)
 
     def forward(x):
         out = 0
@@ -300,7 +318,7 @@ def round_fp8_inputs(model, quantization, stored, hashes):
     for name in hashes:
         module = model.get_submodule(name)
         tensors = {k.rsplit(".", 1)[1]: v for k, v in stored.items() if k.startswith(f"model.{name}.")}
-        module.forward = fp8_forward(module, quantization["weight_block_size"], tensors)
+        module.forward = fp8_forward(module, quantization.get("weight_block_size"), tensors)
 
 
 def other_order(at):
@@ -353,7 +371,8 @@ def make_rounded(into, name, config, quantization, stored, wide, hashes):
     model, head = oracle.trunk_and_head(config, wide)
     if quantization["quant_method"] == "fp8":
         round_fp8_inputs(model, quantization, stored, hashes)
-        rounding = "linear layers in PyTorch after its FP8 kernels for GPUs (kernels-community/finegrained-fp8)"
+        after = "AutoFP8's static ones" if name.startswith("autofp8") else "its FP8 kernels for GPUs (kernels-community/finegrained-fp8)"
+        rounding = f"linear layers in PyTorch after {after}"
     else:
         round_inputs(model, quantization["config_groups"]["group_0"], stored, hashes)
         rounding = f"compressed-tensors {compressed_tensors.__version__}'s forward of quantized modules"

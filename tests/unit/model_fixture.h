@@ -97,10 +97,11 @@ static void scorer_open_rank(struct scorer *s, const struct ops *ops, const char
     s->ops = ops;
     snprintf(dir, sizeof dir, "%s%s", name[0] == '/' ? "" : "tests/models/", name);
     die_on(model_config_load(&c.config, dir, head_option, &e), &e);
-    if (activations)
-        die_on(quantization_choose(&c.config.quantization, activations, &e), &e);
     die_on(comm_new(&s->comm, r.comm_fd, r.rank, r.n_ranks, DEADLINE_MS, &e), &e);
     die_on(weights_open(&s->weights, dir, &e), &e);
+    die_on(quantization_settle(&c.config.quantization, s->weights, &e), &e);
+    if (activations)
+        die_on(quantization_choose(&c.config.quantization, activations, &e), &e);
     die_on(model_choose_type(&c.config, dtype, &c.quant_config, s->weights, ops, &e), &e);
     const char *adapters[4] = {
         adapter_options[0], adapter_options[1], adapter_options[2], adapter_options[3]};
