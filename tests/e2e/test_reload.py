@@ -13,7 +13,7 @@ import time
 
 import msgpack
 import pytest
-from harness import BIN, MODELS, PATIENCE, Broker, Refused, changed_model, ids_bytes, random_key, wait_until
+from harness import BIN, MODELS, PATIENCE, Broker, Refused, changed_model, framed_model, ids_bytes, random_key, wait_until
 from http_harness import Http, float32
 
 IDS = [[3 + (7 * i + k) % 90 for k in range(60 + i % 40)] for i in range(160)]
@@ -92,6 +92,33 @@ def test_jobs_keep_the_checkpoint_that_they_began_with(directory, models, more):
         wait_until(lambda: len(broker.sql("select * from workers")) == n, 60)
         assert broker.sql("select distinct checkpoint from jobs where key = 'old'") == [(truth["a", "digest"],)]
         assert score(client) == truth["b"][:24]
+
+
+def test_each_text_is_written_by_the_tokenizer_of_its_checkpoint(directory, tmp_path):
+    """The weights are the same, and the other tokenizer puts a token before and behind each text."""
+    found = {"plain": MODELS / "demo-reward", "framed": framed_model(tmp_path / "framed")}
+    texts, truth = [{"id": i, "text": f"{i} + {i % 7} = {i + i % 7}. " * 3} for i in range(30)], {}
+    for name, model in found.items():
+        with Broker(tmp_path / name[:2], model=model) as broker, broker.client() as client:
+            truth[name] = client.call("score", rows=texts, timeout_ms=100000, timeout=150)["rows"]
+    assert all(b["n_tokens"] == a["n_tokens"] + 2 and b["score"] != a["score"] for a, b in zip(*truth.values()))
+
+    def check(rows, name):
+        assert [[row["score"], row["n_tokens"]] for row in rows] == [[row["score"], row["n_tokens"]] for row in truth[name]], name
+
+    with Broker(directory, model=found["plain"], options=["--max-batch-tokens", "256", "--score-cache", "4M"]) as broker, broker.client() as client:
+        client.submit("old", texts[:10], seal=False)
+        session = client.call("open", row={"text": texts[20]["text"]})["session"]
+        assert reload(client, found["framed"])["changed"]
+        client.submit("new", texts)
+        client.submit("old", texts[10:], chunk=1)  # through the checkpoint that the job began with: text, too
+        check(client.results("old"), "plain")
+        check(client.results("new"), "framed")
+        grown = client.call("score", sessions=[session], timeout_ms=100000, timeout=150)["rows"][0]
+        assert [grown["score"], grown["n_tokens"]] == [truth["framed"][20][key] for key in ("score", "n_tokens")]
+        wait_until(lambda: earlier(client) == [], 60)
+        assert reload(client, found["plain"])["changed"]
+        check(client.call("score", rows=texts, timeout_ms=100000, timeout=150)["rows"], "plain")
 
 
 def test_two_reloads_in_a_row_and_back(directory, models):
