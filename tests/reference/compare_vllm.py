@@ -18,7 +18,6 @@ import pathlib
 import pickle
 import subprocess
 import tempfile
-import textwrap
 import zlib
 
 os.environ.update(HF_HUB_OFFLINE="1", VLLM_CPU_KVCACHE_SPACE="1", VLLM_TARGET_DEVICE="cpu", VLLM_ENABLE_V1_MULTIPROCESSING="0",
@@ -239,7 +238,7 @@ def largest(found, rows, key="values"):
 def words_of(why):
     """An error's first telling sentence."""
     lines = [line.strip() for line in why.splitlines() if line.strip() and "validation error" not in line] or [why]
-    return lines[0].removeprefix("Value error, ").split(". ")[0][:200].replace("|", "/")
+    return lines[0].removeprefix("Value error, ").split(". ")[0].split(" [type=")[0].rstrip(" ,")[:200].replace("|", "/")
 
 
 def compare(program, name):
@@ -317,10 +316,6 @@ Where the table says "no":
 |---|---|---|
 {not_taken}
 
-Not in these two tables, since `compare_vllm_forms.py` has not been run for them yet:
-
-{missing}.
-
 ## Where vLLM differs unless told
 
 - It applies an activation: softmax where there are several labels, the sigmoid where there is one.
@@ -353,6 +348,18 @@ Not in these two tables, since `compare_vllm_forms.py` has not been run for them
   the rounded values in float32.
 - FP8 by token, and int8 with a scale of the file, are rounded in vLLM's float32 as in
   compressed-tensors and in Assay.
+- int-int8-dynamic, rounded: compressed-tensors puts each row's largest magnitude at 127.5, between
+  two integers, so the last bits of a sum decide which one it is: a step of the rounding, in
+  Assay's difference too ([more](../../worker/README.md#quantized-checkpoints)). vLLM divides by 127.
+- It has no product there for FP8 weights without rounded inputs, or in blocks; none for int8
+  weights with zero points, in groups, or without rounded inputs (W8A16); and none of 4 or 8 bits
+  for layers whose rows or columns its kernels do not divide.
+- It has dropped the order of columns (`g_idx`): compressed-tensors' `actorder: group` and GPTQ's
+  `desc_act`. Its GPTQ has 8 bits symmetric alone.
+- It joins q_proj, k_proj and v_proj, and so takes no checkpoint that quantizes some of them
+  (pack-int4-dynamic).
+- Its `fp8` has no `activation_scale` and, without blocks, no `weight_scale_inv`, as transformers
+  names them: it reads `input_scale` and `weight_scale` there.
 """
 
 
@@ -398,12 +405,14 @@ def missing(found):
     """Names of compare_vllm_forms.py that have no line."""
     import compare_vllm_forms as forms  # which needs this file
     names = {one["model"] for one in found}
-    return ", ".join(name for name in [*forms.ADAPTERS, *forms.make_quantized.SPECS] if name not in names) or "none"
+    return [name for name in [*forms.ADAPTERS, *forms.make_quantized.SPECS] if name not in names]
 
 
 def write_page(lines):
     found = list({one["model"]: one for one in map(json.loads, lines)}.values())
     kinds = {kind: [one for one in found if one.get("kind", "") == kind] for kind in ("", "adapters", "quantized")}
+    if missing(found):
+        raise SystemExit(f"compare_vllm: expected a line of compare_vllm_forms.py for each of {', '.join(missing(found))}, found none")
     plain = sorted(kinds[""], key=lambda one: MODELS.index(one["model"]) if one["model"] in MODELS else len(MODELS))
     cells = {"table": [(one["model"], one["architecture"], one["rows"], one["given"] or "as it is", number(one["vllm"]), number(one["assay"]))
                        for one in plain if not isinstance(one["vllm"], str)],
@@ -413,7 +422,6 @@ def write_page(lines):
              "adapters": adapter_rows(kinds["adapters"]), "quantized": quantized_rows(kinds["quantized"]),
              "not_taken": refusals(kinds["adapters"] + kinds["quantized"])}
     OUT.write_text(PAGE.format(date=datetime.date.today(), vllm=vllm.__version__, transformers=transformers.__version__,
-                               missing=textwrap.fill(missing(found), 96, break_on_hyphens=False),
                                **{key: table(rows) for key, rows in cells.items()}))
 
 
