@@ -6,7 +6,7 @@ import pytest
 
 import harness
 from harness import PATIENCE, Broker, wait_until
-from test_clients import AssayClient, AssayError
+from test_clients import AssayError, Client
 
 
 def lines(first, n):
@@ -45,5 +45,5 @@ def test_the_python_client_is_told(tmp_path):
                     purge(client, "k")
                 yield {"id": i, "ids": [i]}
         with pytest.raises(AssayError, match="purged") as caught:
-            AssayClient(broker.endpoint).submit(rows(), key="k", chunk_rows=10)
+            Client(broker.endpoint).submit(rows(), key="k", chunk_rows=10)
         assert caught.value.code == "unknown_job"

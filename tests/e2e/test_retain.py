@@ -7,7 +7,7 @@ import time
 import msgpack
 import pytest
 from harness import BIN, PATIENCE, Broker, Refused, wait_until
-from test_clients import AssayClient
+from test_clients import Client
 
 NONE_LEFT = "select (select count(*) from purge) + (select count(*) from ephemeral)"
 
@@ -163,7 +163,7 @@ def test_kills_among_purges_lose_nothing_else(tmp_path):
 
 def test_the_python_client_lets_jobs_go(tmp_path):
     with Broker(tmp_path / "d", options=["--retain-ephemeral", "0s"]) as broker, broker.client() as client:
-        calls = AssayClient(broker.endpoint)
+        calls = Client(broker.endpoint)
         assert len(calls.score(rows_of(3))) == len(calls.score(rows_of(3), key="kept")) == 3
         wait_until(lambda: keys(client) == {"kept"})
 
