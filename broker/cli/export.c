@@ -29,8 +29,9 @@ struct export
     struct target target;
     int is_csv, by_row;
     int64_t job, after, n_failed;
-    int64_t n_cancelled; /* rows that will never have a result */
-    FILE *lines;         /* with by_row: writes to text */
+    int64_t n_wanted, n_taken; /* rows with a result: as the job began to be read, so far */
+    int64_t n_cancelled;       /* rows that will never have a result */
+    FILE *lines;               /* with by_row: writes to text */
     char *text;
     size_t n_text;
     struct place *index; /* [n] */
@@ -40,29 +41,30 @@ struct export
 /* ---- CSV ---- */
 
 /* Writes a field; in quotes where RFC 4180 wants it. */
-static void put_field(FILE *f, const char *text)
+static void put_field(FILE *f, const char *text, size_t n)
 {
-    if (!text[strcspn(text, "\",\r\n")]) {
-        fputs(text, f);
-        return;
-    }
-    putc('"', f);
-    for (; *text; text++) {
-        if (*text == '"')
+    int quoted = 0;
+    for (size_t i = 0; i < n; i++)
+        quoted |= text[i] == '"' || text[i] == ',' || text[i] == '\r' || text[i] == '\n';
+    if (quoted)
+        putc('"', f);
+    for (size_t i = 0; i < n; i++) {
+        if (text[i] == '"')
             putc('"', f);
-        putc(*text, f);
+        putc(text[i], f);
     }
-    putc('"', f);
+    if (quoted)
+        putc('"', f);
 }
 
 /* A text as it is, nothing for null, and all else as JSON. */
 static void put_value(FILE *f, const json_t *value)
 {
     if (json_is_string(value))
-        put_field(f, json_string_value(value));
+        put_field(f, json_string_value(value), json_string_length(value));
     else if (value && !json_is_null(value)) {
         char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9));
-        put_field(f, text ? text : "");
+        put_field(f, text ? text : "", text ? strlen(text) : 0);
         free(text);
     }
 }
@@ -128,6 +130,7 @@ static void note_place(struct export *x, int64_t i)
 static int take_row(struct export *x, const json_t *row, struct err *e)
 {
     x->n_failed += !json_is_null(json_object_get(row, "error"));
+    x->n_taken++;
     if (!x->by_row)
         return put_row(x, x->target.file, row, e);
     note_place(x, json_integer_value(json_object_get(row, "i")));
@@ -147,15 +150,16 @@ static int take_page(struct export *x, struct err *e)
     msg_key_int(w, "after", x->after);
     msg_key_int(w, "limit", PAGE_ROWS);
     int rc = client_call_patiently(x->client, 0, &reply, e);
-    json_array_foreach(json_object_get(reply, "rows"), k, row) if (rc == 0) rc =
-        take_row(x, row, e);
+    const json_t *rows = json_object_get(reply, "rows");
+    json_array_foreach(rows, k, row) if (rc == 0) rc = take_row(x, row, e);
     if (rc == 0 && cli_interrupted())
         rc = err_set(e, ASSAY_EIO, "stopped; nothing is written");
     x->after = reply_int(reply, "next");
-    if (rc == 0 && json_array_size(json_object_get(reply, "rows")) == 0 &&
-        !json_is_true(json_object_get(reply, "done")))
-        rc = err_set(e, ASSAY_EBUSY, "the job goes on again: its rows were queued meanwhile");
     int done = json_is_true(json_object_get(reply, "done"));
+    /* A row that is retried has its new result behind all others, also once it is done. */
+    if (rc == 0 && (done ? x->n_taken != x->n_wanted : json_array_size(rows) == 0))
+        rc = err_set(e, ASSAY_EBUSY,
+            "the job went on meanwhile: rows of it were queued again; `assay wait` and once more");
     json_decref(reply);
     return rc == 0 ? done : rc;
 }
@@ -197,6 +201,7 @@ static int find_job(struct export *x, const char *name, struct err *e)
     }
     x->job = reply_int(status, "job");
     x->n_cancelled = reply_int(status, "cancelled");
+    x->n_wanted = reply_int(status, "done");
     json_decref(status);
     return rc;
 }

@@ -8,8 +8,10 @@ import re
 import subprocess
 import threading
 
+import msgpack
 import pytest
-from harness import BIN, MODELS, PATIENCE, Broker, wait_until
+import zmq
+from harness import BIN, FAULTY_WORKER, MODELS, PATIENCE, Broker, wait_until
 
 
 def assay(*arguments, timeout=120):
@@ -107,7 +109,7 @@ def test_a_copy_without_room_leaves_nothing(tmp_path):
 
 # ---- export ----
 
-MIXED = [{"id": "a,\"b\"", "ids": [5, 6, 7]}, {"ids": [8, 9]}, {"id": 7, "ids": [100000]}, {"id": "ü\n", "ids": [3]}]
+MIXED = [{"id": "a,\"b\"", "ids": [5, 6, 7]}, {"ids": [8, 9]}, {"id": 7, "ids": [100000]}, {"id": "ü\n\0x", "ids": [3]}]
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +143,7 @@ def test_csv_reads_back(tmp_path, exported):
     assert done.returncode == 1, done.stderr  # a row failed
     rows = list(csv.DictReader(io.StringIO(gzip.decompress(out.read_bytes()).decode(), newline="")))
     assert [row["i"] for row in rows] == ["0", "1", "2", "3"]
-    assert [row["id"] for row in rows] == ["a,\"b\"", "", "7", "ü\n"]
+    assert [row["id"] for row in rows] == ["a,\"b\"", "", "7", "ü\n\0x"]
     assert rows[2]["error_code"] == "bad_token" and rows[2]["score"] == "" and rows[2]["error_message"]
     expected = {row["i"]: row["score"] for row in client.results("mixed")}
     for row in rows[:2] + rows[3:]:
@@ -156,6 +158,56 @@ def test_an_export_is_whole_or_absent(tmp_path, exported):
     assert none.returncode == 65 and not (tmp_path / "out").exists()
     inside = assay("export", "rows", "-o", broker.data / "assay.db", "--data", broker.data)
     assert inside.returncode != 0 and broker.sql("select count(*) from job")[0][0] >= 3
+
+
+class Between:
+    """Stands between a command and its broker, and calls `step` before the second request for results."""
+
+    def __init__(self, broker, step):
+        self.context, self.endpoint = zmq.Context(), f"ipc://{broker.data}/between.sock"
+        self.front, self.back = self.context.socket(zmq.ROUTER), self.context.socket(zmq.DEALER)
+        self.front.bind(self.endpoint)
+        self.back.connect(broker.endpoint)
+        self.step, self.n_pages, self.over = step, 0, False
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused):
+        self.over = True
+        self.thread.join()
+        self.context.destroy(linger=0)
+
+    def run(self):
+        while not self.over:
+            if not self.front.poll(50):
+                continue
+            sender, *frames = self.front.recv_multipart()
+            self.n_pages += msgpack.unpackb(frames[-1])["op"] == "results"
+            if self.n_pages == 2 and self.step:
+                self.step()
+                self.step = None
+            self.back.send_multipart(frames)
+            self.front.send_multipart([sender, *self.back.recv_multipart()])
+
+
+@pytest.mark.parametrize("order", ["input", "completion"])
+def test_rows_that_are_retried_meanwhile_come_once_or_not_at_all(tmp_path, order):
+    with Broker(tmp_path / "d", model=MODELS / "demo-reward", worker=FAULTY_WORKER) as broker, broker.client() as client:
+        client.submit("k", [{"ids": [5, 9, 6] if k < 2 else [3, 4]} for k in range(1500)])
+        assert sum(row["error"] is not None for row in client.results("k")) == 2
+
+        def retry():
+            with broker.client() as other:
+                other.call("retry", job="k")
+                wait_until(lambda: other.call("status", job="k")["state"] == "done")
+        with Between(broker, retry) as between:
+            out = ("export", "k", "-o", tmp_path / "out", "--order", order, "--connect", between.endpoint)
+            done = assay(*out)
+            assert done.returncode == 75 and "rows of it were queued again" in done.stderr and not (tmp_path / "out").exists(), done
+            assert assay(*out).returncode == 1 and len((tmp_path / "out").read_text().splitlines()) == 1500
 
 
 def test_a_cancelled_job_says_what_is_missing(tmp_path, exported):
