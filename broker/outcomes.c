@@ -57,16 +57,18 @@ static struct store_result judge(
 
 /* Adds a sequence's result to its row's. Idempotent. 1: all of the row's sequences are done, and
  * *whole is its result. */
-static int join_sequence(
-    const struct sequence *r, const struct store_result *result, struct store_result *whole)
+static int join_sequence(const struct broker *b, const struct sequence *r,
+    const struct store_result *result, struct store_result *whole)
 {
     struct row *l = r->of;
     uint32_t n_pooled = 0;
     int32_t *pooled = sequence_pooled_at(r, &n_pooled);
     if (!result->values && !l->error_code) {
         l->error_code = result->error_code;
-        snprintf(l->error_message, sizeof l->error_message, "%.*s",
-            (int)sizeof l->error_message - 1, result->error_message ? result->error_message : "");
+        int several = l->mode != r->mode; /* models */
+        snprintf(l->error_message, sizeof l->error_message, "%s%s%.150s",
+            several ? b->models[r->lane]->info.name : "", several ? ": " : "",
+            result->error_message ? result->error_message : "");
         utf8_make_printable(l->error_message);
     }
     if (result->values)
@@ -92,7 +94,7 @@ static int keep(
 {
     struct store_result whole = *result;
     b->counters.tokens += result->origin == ROW_COMPUTED ? r->n_tokens : 0;
-    if (r->of && !join_sequence(r, result, &whole))
+    if (r->of && !join_sequence(b, r, result, &whole))
         return 0;
     int rc = store_finish_row(b->store, r, &whole, e);
     if (rc == 1) {

@@ -311,7 +311,7 @@ create view step_stats as
     json_extract(vector_json, '$[#-1]') as last,
     (select avg(value) from json_each(vector_json)) as mean
   from result
-    join row on row.row = result.row and row.pool_type in (3, 6)
+    join row on row.row = result.row and row.pool_type in (3, 6) and instr(ifnull(adapter, ''), ',') = 0
   where error_code is null and json_array_length(vector_json) * 8 = length(pooled) and result.job not in (select job from purge);
 
 -- What several models gave one row. response: of responses and documents; of a pair 0 is chosen and 1 rejected. std: of the population.

@@ -12,7 +12,7 @@
 #include "broker/store/store.h"
 
 #define STORE_MAX_STATEMENTS 128
-#define STORE_SCHEMA_VERSION 16
+#define STORE_SCHEMA_VERSION 17
 #define STORE_LAST_JOB INT32_MAX /* a row's number has 31 bits for its job */
 #define STORE_BLOCKS 64
 #define STORE_MAX_PAGE_BYTES 65536 /* SQLite's */

@@ -96,6 +96,8 @@ static const char *const upgrades[STORE_SCHEMA_VERSION] = {
     /* Several models may score responses or a pair, which an older broker would give to one. New
      * view: pairs; others have a column more. */
     [15] = "",
+    /* step_stats had rows of several models, and took the models for steps. */
+    [16] = "",
 };
 
 /* ---- from one version to the next ---- */

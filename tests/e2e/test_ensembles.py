@@ -10,7 +10,7 @@ import struct
 import subprocess
 
 import pytest
-from harness import BIN, MODELS, Broker, changed_model
+from harness import BIN, FAULTY_WORKER, MODELS, Broker, changed_model
 from test_models import serve
 from test_statistics import ANSWERS, PROMPT, near, of_responses
 
@@ -179,6 +179,22 @@ def test_what_is_refused(directory, models):
         assert "max_length" in error({**CHOICES[0], "truncate": True})[1]
         [cut] = ask(client, [{**CHOICES[2], "models": ["a", "b"], "truncate": True, "max_length": 3}])
         assert cut["n_tokens"] == 2 * 5 * 3
+
+
+def test_a_failure_names_its_model(directory, models):
+    with serve(directory, models, "ab", worker=FAULTY_WORKER) as broker, broker.client() as client:
+        rows = [{"ids": [5, 9, 6], "models": ["b", "a"]}, {"ids": [5, 6], "models": ["b", "a"]}]
+        failed, whole = client.call("score", rows=rows, timeout_ms=60000, timeout=90)["rows"]
+        assert failed["error"]["code"] == "non_finite" and failed["error"]["message"][:9] in ("a: value ", "b: value "), failed
+        assert whole["error"] is None
+
+
+def test_models_are_not_steps(directory, models):
+    """A row of steps has its statistics in a view of their own, which has no row of several models."""
+    with serve(directory, models, "ab") as broker, broker.client() as client:
+        pool = {"type": "POSITIONS", "positions": [0], "activation": "none"}
+        ask(client, [{"ids": [5, 6], "pool": pool, "models": ["a", "b"]}])
+        assert broker.sql("select count(*) from ensembles") == [(1,)] and broker.sql("select * from step_stats") == []
 
 
 def test_steps_are_refused(directory):

@@ -25,9 +25,9 @@ def models(tmp_path):
     return {"a": MODELS / "demo-reward", "b": changed_model(tmp_path / "b", -0.5), "c": MODELS / "reward"}
 
 
-def serve(directory, models, names, options=()):
+def serve(directory, models, names, options=(), **more):
     words = [word for name in names[1:] for word in ("--model", f"{name}={models[name]}")]
-    return Broker(directory, model=f"{names[0]}={models[names[0]]}", options=[*words, *options])
+    return Broker(directory, model=f"{names[0]}={models[names[0]]}", options=[*words, *options], **more)
 
 
 def scores(rows):

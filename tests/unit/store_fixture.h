@@ -348,7 +348,8 @@ static inline const char *shell(const struct fixture *f, const char *sql, char *
     "drop view if exists jobs; alter table job drop column adapters; "                             \
     "drop view if exists rows; drop view if exists ensembles; drop view if exists pairs; "         \
     "drop view if exists responses; drop view if exists response_stats; "                          \
-    "drop view if exists model_scores; alter table row drop column adapter; "                      \
+    "drop view if exists model_scores; drop view if exists step_stats; "                           \
+    "alter table row drop column adapter; "                                                        \
     "alter table job drop column model; drop view if exists workers; "                             \
     "alter table worker drop column model; "                                                       \
     "alter table chunk drop column n_placed; "
@@ -356,7 +357,7 @@ static inline const char *shell(const struct fixture *f, const char *sql, char *
 /* SQL that makes a database of version 5 of one of now. */
 #define TO_VERSION_5                                                                               \
     "drop index job_done; drop index job_paused; drop index job_cancelled; "                       \
-    "drop view responses; drop view response_stats; drop view step_stats; "                        \
+    "drop view responses; drop view response_stats; "                                              \
     "drop view rows; drop view results; drop view errors; drop table "                             \
     "gone; " TO_VERSION_9                                                                          \
     "alter table chunk drop column sum; alter table job drop column truncation; "                  \

@@ -215,7 +215,7 @@ static void an_older_database_is_upgraded(void **state)
     put_parts(f->s, "new", 0);
     shell(f, "pragma user_version; select count(*) from results where score is not null", out,
         sizeof out);
-    assert_string_equal(out, "16\n3\n");
+    assert_string_equal(out, "17\n3\n");
     snprintf(path, sizeof path, "%s/assay.db.v1", f->dir);
     assert_int_equal(access(path, F_OK), 0);
     open_again(f); /* no upgrade any more */
