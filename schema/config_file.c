@@ -86,7 +86,10 @@ int config_file_read(
         rc = err_set(e, ASSAY_EFORMAT, "'%s': expected a text file, found a NUL byte", path);
     if (rc == 0 && utf8_valid((const uint8_t *)*text, n) < n)
         rc = err_set(e, ASSAY_EFORMAT, "'%s': expected UTF-8", path);
-    for (char *line = *text, *next; rc == 0 && line; line = next, number++) {
+    int marked =
+        rc == 0 && strncmp(*text, UTF8_BOM, strlen(UTF8_BOM)) == 0; /* as some editors do */
+    for (char *line = *text + (marked ? strlen(UTF8_BOM) : 0), *next; rc == 0 && line;
+         line = next, number++) {
         next = strchr(line, '\n');
         if (next)
             *next++ = '\0';

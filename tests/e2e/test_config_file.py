@@ -15,7 +15,7 @@ def start(path, text, *more):
 def test_options_are_taken(tmp_path):
     data = tmp_path / "d"
     (tmp_path / "assayd.conf").write_text(
-        f"# comment\n\nlisten = ipc://{data}/a.sock\nlisten ipc://{data}/b.sock\nmax-rows-per-message = 7\n\tno-prefix-sharing\r\nno-dedupe = off\n"
+        f"\ufeff# comment\n\nlisten = ipc://{data}/a.sock\nlisten ipc://{data}/b.sock\nmax-rows-per-message = 7\n\tno-prefix-sharing\r\nno-dedupe = off\n"
         f"served-name = in the file\nmax-len = 99\nlora = half={MODELS}/lora/reward-half\nlora all={MODELS}/lora/reward-all\n")
     broker = Broker(data, model=MODELS / "reward", options=["--config", tmp_path / "assayd.conf", "--max-len", "50", "--served-name", "said"])
     broker.endpoint = f"ipc://{data}/b.sock"
