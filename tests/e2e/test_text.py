@@ -657,7 +657,7 @@ def test_ids_of_data_frames(running, directory):
 
 
 @pytest.mark.parametrize("line,words", [
-    ({"prompt": "p", "completions": ["a", "b"], "labels": [True, False]}, "completions: line 1: expected the name steps"),
+    ({"prompt": "p", "completions": ["a", "b"], "labels": [1, 0]}, "completions: line 1: expected the name"),
     ({"prompt": "p", "chosen": ["x"], "rejected": ["y", "z", "w"]}, "chosen: line 1: expected a text, or messages, found a list of texts; several answers"),
     ({"prompt": "p", "response": ["x"]}, "response: line 1: expected a text"), ({"prompt": ["p"], "response": "x"}, "prompt: line 1: expected a text"),
     ({"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]}, "messages[0].content: expected a text, as this chat template takes it, found a list of parts"),
