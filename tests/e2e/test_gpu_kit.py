@@ -33,17 +33,17 @@ def test_no_device_is_said_plainly(programs, script):
 
 
 def test_check_runs_and_counts(programs):
-    code, out, _ = run("check.py", "--bin", programs, "--no-sanitizer", "--only", "test_gpu_linear")
+    code, out, _ = run("check.py", "--bin", programs, "--no-sanitizer", "--only", "test_unpack")
     assert code == 0 and "GPU 0: Test Double, compute capability 9.0" in out
     assert out.splitlines()[-1] == "1 passed, 0 failed"
 
 
 def test_check_shows_what_failed(programs):
-    (programs / "test_gpu_linear").unlink()
-    (programs / "test_gpu_linear").write_text("#!/bin/sh\necho 'the row is wrong'; exit 3\n")
-    (programs / "test_gpu_linear").chmod(0o755)
-    code, out, _ = run("check.py", "--bin", programs, "--no-sanitizer", "--only", "test_gpu_linear")
-    assert code == 1 and "FAILED test_gpu_linear" in out and "the row is wrong" in out
+    (programs / "test_unpack").unlink()
+    (programs / "test_unpack").write_text("#!/bin/sh\necho 'the row is wrong'; exit 3\n")
+    (programs / "test_unpack").chmod(0o755)
+    code, out, _ = run("check.py", "--bin", programs, "--no-sanitizer", "--only", "test_unpack")
+    assert code == 1 and "FAILED test_unpack" in out and "the row is wrong" in out
     assert out.splitlines()[-1] == "0 passed, 1 failed"
 
 
