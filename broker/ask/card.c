@@ -127,10 +127,30 @@ int card_is_alike(const struct card_model *a, const struct card_model *b)
     return a == b || (strcmp(a->mode, b->mode) == 0 && strcmp(a->digest, b->digest) == 0);
 }
 
-int card_is_same(const struct card_model *a, const struct card_model *b)
+/* The broker's map of an adapter; NULL: it has none of that name. */
+static const json_t *adapter_named(const struct card_model *model, const char *name)
 {
-    json_t *x = json_object_get(a->json, "adapters"), *y = json_object_get(b->json, "adapters");
-    return card_is_alike(a, b) && (x == y || json_equal(x, y));
+    const json_t *adapters = json_object_get(model->json, "adapters"), *adapter;
+    size_t k;
+    json_array_foreach(adapters, k, adapter)
+    {
+        const char *found = text_in(adapter, "name");
+        if (found && strcmp(found, name) == 0)
+            return adapter;
+    }
+    return NULL;
+}
+
+int card_choice_stands(const struct card_choice *then, const struct card *now)
+{
+    const struct card_model *model = card_model_named(now, then->model->name);
+    if (!model || !card_is_alike(then->model, model))
+        return 0;
+    if (!then->adapter)
+        return 1;
+    const json_t *a = adapter_named(then->model, then->adapter),
+                 *b = adapter_named(model, then->adapter);
+    return a && b && json_equal(a, b);
 }
 
 int card_is_ready(const struct card *card)

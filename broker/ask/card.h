@@ -45,8 +45,6 @@ void card_release(struct card **card); /* *card may be NULL */
 const struct card_model *card_model_named(const struct card *card, const char *name);
 /* Do both stand for the same scores: the same checkpoint in the same mode? */
 int card_is_alike(const struct card_model *a, const struct card_model *b);
-/* The same, and with the same adapters? */
-int card_is_same(const struct card_model *a, const struct card_model *b);
 int card_is_ready(const struct card *card); /* every model has a worker group that is ready */
 /* The label of a class, NULL where the checkpoint names none. */
 const char *card_label(const struct card_model *model, uint32_t k);
@@ -61,6 +59,10 @@ struct card_choice {
     const struct card_model *model;
     const char *adapter; /* NULL: the model alone */
 };
+
+/* Does the choice, made under an earlier card, stand for the same scores under this one: the same
+ * checkpoint in the same mode, and the same adapter? */
+int card_choice_stands(const struct card_choice *then, const struct card *now);
 
 #define CARD_MOST_CHOSEN 8 /* models of an ensemble */
 

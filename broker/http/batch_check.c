@@ -30,6 +30,16 @@ static int is_other(const struct run *r, const struct ask *ask)
     return 0;
 }
 
+static void note_adapter(struct run *r, const struct card_choice *choice)
+{
+    char *name = choice->adapter ? card_choice_name(choice) : NULL;
+    if (!r->adapters)
+        r->adapters = json_object();
+    if (name)
+        json_object_set_new(r->adapters, name, json_true());
+    free(name);
+}
+
 /* All lines are for one model, perhaps with adapters of it, or for one ensemble. */
 static int check_model(
     struct run *r, const struct batch_line *line, const char **code, struct err *e)
@@ -48,6 +58,9 @@ static int check_model(
             "expected the %s of the lines before, of %.100s, found %.100s",
             r->n_all > 0 ? "models" : "model", r->model->name, ask.model);
     }
+    note_adapter(r, &ask.asks);
+    for (int k = 0; rc == 0 && k < ask.n_all; k++)
+        note_adapter(r, &ask.all[k]);
     ask_release(&ask);
     return rc;
 }
@@ -93,6 +106,23 @@ static int is_chosen(const struct run *r, const struct card_model *model)
     return n > 0;
 }
 
+/* The broker's map of a model, with the adapters that the batch's lines name alone. */
+static json_t *model_of(const struct run *r, const struct card_model *model)
+{
+    json_t *map = json_copy((json_t *)model->json), *adapters = json_array(), *adapter;
+    size_t k;
+    json_array_foreach(json_object_get(model->json, "adapters"), k, adapter)
+    {
+        const struct card_choice choice = {model, card_adapter(model, k)};
+        char *name = card_choice_name(&choice);
+        if (json_object_get(r->adapters, name))
+            json_array_append(adapters, adapter);
+        free(name);
+    }
+    json_object_set_new(map, "adapters", adapters);
+    return map;
+}
+
 /* What of the broker's info the batch needs to the end: its model or models, as clients call them, in
  * the broker's order, since its first one has names of its own. */
 static json_t *info_of(const struct run *r)
@@ -104,8 +134,8 @@ static json_t *info_of(const struct run *r)
     for (int k = 0; k < card->n_models; k++) {
         const struct card_model *m = &card->models[k];
         if (is_chosen(r, m))
-            json_array_append_new(models, json_pack("{s:s, s:s, s:O}", "name", m->name, "mode",
-                                              m->mode, "model", (json_t *)m->json));
+            json_array_append_new(models, json_pack("{s:s, s:s, s:o}", "name", m->name, "mode",
+                                              m->mode, "model", model_of(r, m)));
     }
     return json_pack("{s:s, s:O, s:o, s:[], s:o}", "state", "ready", "limits",
         json_object_get(card->info, "limits"), "models", models, "workers", "names", names);

@@ -43,15 +43,17 @@ static struct card *own_card(struct batches *bs, struct batch *b)
     return card;
 }
 
-/* Does the card have the batch's models as they were when it was begun? */
+/* Does the card have the batch's models and adapters as they were when it was begun? */
 static int has_all(const struct card *now, const struct card *own)
 {
-    int n = 0;
-    for (int k = 0; k < own->n_models; k++) {
-        const struct card_model *m = card_model_named(now, own->models[k].name);
-        n += m && card_is_alike(m, &own->models[k]);
+    int all = own != NULL;
+    for (int k = 0; all && k < own->n_models; k++) {
+        struct card_choice choice = {&own->models[k], NULL};
+        all = card_choice_stands(&choice, now);
+        for (size_t i = 0; all && (choice.adapter = card_adapter(&own->models[k], i)); i++)
+            all = card_choice_stands(&choice, now);
     }
-    return n == own->n_models;
+    return all;
 }
 
 /* Has the broker the checkpoint and mode under the model's name that the batch was begun with, and an
@@ -64,8 +66,10 @@ static int is_served(struct batches *bs, struct batch *b)
     batch_text(bs, b, 1, "mode", mode, sizeof mode);
     struct card *card = link_card(bs->options.link);
     const struct card_model *m = card ? card_model_named(card, model) : NULL;
-    int is_it = m && strcmp(m->digest, digest) == 0 && strcmp(m->mode, mode) == 0 && b->run->card &&
-                has_all(card, b->run->card);
+    struct card *own = own_card(bs, b);
+    int is_it =
+        m && strcmp(m->digest, digest) == 0 && strcmp(m->mode, mode) == 0 && has_all(card, own);
+    card_release(&own);
     card_release(&card);
     return is_it;
 }
@@ -123,17 +127,16 @@ static const char *text_in(const json_t *map, const char *key)
     return json_string_value(json_object_get(map, key));
 }
 
-/* A job's status tells of its own model. Of an ensemble's others the broker is asked, once the job has
- * rows: from then on it holds the job where one of them is another. Returns 1 where they are as they
- * were, 0 where not, or a code. */
+/* A job's status tells of its own model. Of an ensemble's others, and of adapters, the broker is asked
+ * once the job has rows: from then on it holds the job where one of them is another. Returns 1 where
+ * they are as they were, 0 where not, or a code. */
 static int ask_others(struct batches *bs, struct batch *b, struct err *e)
 {
     struct card *now = NULL;
     struct slice reply;
     struct msg_reader r;
     json_t *info = NULL;
-    const struct card *own = b->run->card;
-    if (!own || own->n_models < 2 || batch_number(bs, b, 1, "chunk") == 0)
+    if (batch_number(bs, b, 1, "chunk") == 0)
         return 1;
     call_begin(bs->call, "info", 0);
     int rc = call_send(bs->call, &reply, e);
@@ -142,7 +145,9 @@ static int ask_others(struct batches *bs, struct batch *b, struct err *e)
     msg_reader_init(&r, reply.at, reply.len);
     if (msg_read_json(&r, &info, e) != 0 || card_new(&now, info, NULL, 0, e) != 0)
         return ASSAY_EINTERNAL;
+    struct card *own = own_card(bs, b);
     rc = has_all(now, own);
+    card_release(&own);
     card_release(&now);
     return rc;
 }

@@ -46,6 +46,7 @@ void run_free(struct run **run)
     parts_free(r);
     seen_free(&r->seen);
     json_decref(r->errors);
+    json_decref(r->adapters);
     msg_writer_release(&r->rows);
     free(r->rows_of);
     free(r->parts);

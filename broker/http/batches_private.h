@@ -30,6 +30,7 @@ struct run {
     const struct card_model *model; /* of the lines that are validated; in the card */
     struct card_choice all[CARD_MOST_CHOSEN];
     int n_all;                  /* .. an ensemble's models, the first among them; 0: none */
+    json_t *adapters;           /* .. a set: those that lines name, as MODEL/ADAPTER */
     uint32_t checked;           /* lines that are validated; at the end, that are written */
     struct seen *seen;          /* their ids */
     json_t *errors;             /* what is wrong with them */

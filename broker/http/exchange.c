@@ -377,6 +377,7 @@ static enum MHD_Result ask(struct exchange *x)
     x->asked_us = now_mono_us();
     x->ticket.rows = &x->ask.rows;
     x->ticket.model = x->ask.asks.model;
+    x->ticket.adapter = x->ask.asks.adapter;
     x->ticket.all = x->ask.all;
     x->ticket.n_all = x->ask.n_all;
     x->ticket.card = x->card;

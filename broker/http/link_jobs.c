@@ -130,16 +130,18 @@ int link_check_card(const struct link *l, const struct ticket *t, struct err *e)
 
 int link_check_all(const struct link *l, const struct ticket *t, struct err *e)
 {
-    for (int k = 1; k < t->n_all; k++) {
-        const struct card_model *then = t->all[k].model;
-        const struct card_model *now = card_model_named(l->card, then->name);
-        if (!now || !(t->all[k].adapter ? card_is_same(then, now) : card_is_alike(then, now)))
-            return err_set(e, ASSAY_ENOTREADY,
-                "the broker has another checkpoint, mode or adapter of `%.100s` by now: send the "
-                "request again",
-                then->name);
-    }
-    return 0;
+    const struct card_choice own = {t->model, t->adapter}, *other = NULL;
+    if (t->adapter && !card_choice_stands(&own, l->card))
+        other = &own;
+    for (int k = 1; !other && k < t->n_all; k++)
+        if (!card_choice_stands(&t->all[k], l->card))
+            other = &t->all[k];
+    if (!other)
+        return 0;
+    return err_set(e, ASSAY_ENOTREADY,
+        "the broker has another checkpoint, mode or adapter of `%.100s` by now: send the request "
+        "again",
+        other->model->name);
 }
 
 void link_fail_job(struct link *l, struct job *job, const struct err *e)

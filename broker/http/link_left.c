@@ -104,6 +104,7 @@ void link_leave_job(struct link *l, struct job *job, struct ticket *t)
     left->ticket = (struct ticket){.rows = &left->rows,
         .card = t->card,
         .model = t->model,
+        .adapter = t->adapter,
         .deadline_us = now_mono_us() + LEFT_US,
         .done = on_done,
         .owner = left};
@@ -113,6 +114,12 @@ void link_leave_job(struct link *l, struct job *job, struct ticket *t)
     job_swap(job, t, &left->ticket);
 }
 
+static int stands(const struct left *left, const struct card *now)
+{
+    const struct card_choice choice = {left->ticket.model, left->ticket.adapter};
+    return card_choice_stands(&choice, now);
+}
+
 static struct left *find(struct link *l, const struct ticket *t)
 {
     unsigned char hash[HASH_BYTES];
@@ -120,7 +127,7 @@ static struct left *find(struct link *l, const struct ticket *t)
     if (left)
         hash_of(hash, t);
     while (left && !(memcmp(left->hash, hash, HASH_BYTES) == 0 && left->rows.n == t->rows->n &&
-                       !left->waiter && card_is_alike(left->ticket.model, t->model)))
+                       !left->waiter && stands(left, t->card)))
         left = left->next;
     return left;
 }
@@ -173,8 +180,7 @@ static void forgo(struct link *l, struct left *left)
 
 static int still_holds(const struct link *l, const struct left *left)
 {
-    const struct card_model *now = card_model_named(l->card, left->ticket.model->name);
-    return now && card_is_same(left->ticket.model, now);
+    return stands(left, l->card);
 }
 
 void link_check_left(struct link *l, int64_t id)

@@ -123,8 +123,8 @@ static void take_refusal(struct link *l, struct job *job, const struct err *e)
     }
 }
 
-/* Are these the scores that the ticket's request asked for? Of an ensemble's other models a reply says
- * nothing: they are those of a card that came after it. */
+/* Are these the scores that the ticket's request asked for? Of an ensemble's other models, and of
+ * adapters, a reply says nothing: they are those of a card that came after it. */
 static int check_made(
     const struct link *l, const struct ticket *t, const struct reply *reply, struct err *e)
 {
@@ -156,7 +156,7 @@ static int needs_card(const struct link *l, const struct job *job, const struct 
     int n = 0;
     for (uint32_t k = 0; k < job->n_rows; k++) {
         const struct ticket *t = job->rows[k].ticket;
-        n += t && (t->n_all > 0 || check_made(l, t, reply, &e) != 0);
+        n += t && (t->n_all > 0 || t->adapter || check_made(l, t, reply, &e) != 0);
     }
     return n > 0;
 }

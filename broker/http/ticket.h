@@ -21,6 +21,7 @@ struct ticket {
     const struct card *card;        /* under which it was decoded, and */
     const struct card_model *model; /* the one in it that its client means: no other's scores are
                                        its own; of an ensemble the first */
+    const char *adapter;            /* .. through which it scores; NULL: none */
     const struct card_choice *all;  /* [n_all] an ensemble's models; n_all 0: none */
     int n_all;
     long long deadline_us;

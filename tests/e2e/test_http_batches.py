@@ -615,6 +615,30 @@ def test_files_and_batches_are_their_makers(directory, broker):
         assert {one["id"] for one in json.loads(plain.get("/v1/files")[1])["data"]} == files - {file}
 
 
+def test_an_adapter_that_changes_as_a_batch_begins(directory):
+    """Its lines are read again, so that all are of the adapter that has the name now; or it waits, or fails since there is none."""
+    adapters = MODELS / "lora"
+    with Broker(directory / "d", model=MODELS / "reward", options=["--lora", f"x={adapters / 'reward-half'}"]) as broker, broker.client() as client:
+        http = Batches(directory, broker)
+        http.start()
+        body, seen = {"model": "x", "input": [[5, 7, 9]]}, set()
+        for name in ("reward-all", "reward-half", "reward-all"):
+            batch = http.begin(lines([body] * 1500))
+            client.call("adapter_remove", name="x", timeout=60 * PATIENCE)
+            client.call("adapter_add", name="x", dir=str(adapters / name), timeout=60 * PATIENCE)
+            done = wait_until(lambda: (b := http.batch(batch)) and (b["status"] == "completed" or b["errors"]) and b, 60)
+            if done["errors"]:  # read while there was none; or begun with the earlier one, which it waits for
+                assert done["errors"]["data"][0]["code"] == ("model_not_found" if done["status"] == "failed" else "held")
+                http.post(f"/v1/batches/{batch}/cancel", {})
+                continue
+            answers, errors = http.output(done)
+            found = {score_of(line) for line in answers.values()}
+            assert len(found) == 1 and len(answers) == 1500 and not errors
+            seen |= found
+        assert len(seen) <= 2
+        http.stop()
+
+
 def test_documented_example(tmp_path):
     """The README's lines as printed, but for the port."""
     example = next(text for text in re.findall(r"```sh\n(.*?)```", (ROOT / "broker/http/README.md").read_text(), re.S) if "/v1/batches" in text)

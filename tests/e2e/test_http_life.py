@@ -126,9 +126,33 @@ def test_results_that_were_left_are_not_those_of_another_adapter(directory):
             client.call("adapter_remove", name="x", timeout=60 * PATIENCE)
             client.call("adapter_add", name="x", dir=str(lora / f"reward-{name}"), timeout=60 * PATIENCE)
             time.sleep(wait)
-            found = http.ok("/classify", body)["data"]
+            status, reply = http.post("/classify", body)
+            assert status == 200 or (status == 503 and wait == 0), reply  # assay-http did not know of it when the request came
+            found = reply["data"] if status == 200 else wait_until(lambda: (again := http.post("/classify", body))[0] == 200 and again[1]["data"])
             assert [float32(one["probs"][0]) for one in found] == [
                 row["score"] for row in client.call("score", rows=[{"ids": row, "adapter": "x"} for row in body["input"]], timeout=60)["rows"]]
+
+
+def test_a_request_is_not_for_another_adapter_of_the_name(directory):
+    """It comes while the broker is away, which then has another adapter under the name."""
+    def broker_of(adapter):
+        return Broker(directory / "d", model=MODELS / "reward", options=["--lora", f"x={MODELS / 'lora' / adapter}"]).start()
+    broker, body, found = broker_of("reward-half"), {"model": "x", "input": [[5, 7, 9]]}, []
+
+    def score(reply):
+        return float32(reply["data"][0]["probs"][0])
+    with Http(directory, broker) as http:
+        first = score(http.ok("/classify", body))
+        broker.kill9()
+        asking = threading.Thread(target=lambda: found.append(http.post("/classify", body)))
+        asking.start()
+        time.sleep(0.5)
+        broker = broker_of("reward-all")
+        asking.join()
+        status, reply = found[0]
+        assert status == 503 or score(reply) == first, found
+        assert score(http.ok("/classify", body)) != first  # what the name stands for now
+    broker.stop()
 
 
 def test_results_that_were_left_are_not_those_of_another_checkpoint(directory):
