@@ -97,10 +97,12 @@ static int choose_all(struct ask *ask, const json_t *names, struct err *e)
             "`models`: expected a list of 2 to %d names; one alone is for `model`",
             CARD_MOST_CHOSEN);
     for (size_t k = 0; rc == 0 && k < n; k++) {
-        const char *name = json_string_value(json_array_get(names, k));
-        rc = name && *name ? add_member(ask, name, e)
-                           : err_field(e, ASSAY_EBADREQ, "models",
-                                 "`models`: expected names that are not empty");
+        const json_t *text = json_array_get(names, k);
+        const char *name = json_string_value(text);
+        int is_name = name && *name && strlen(name) == json_string_length(text); /* no NUL */
+        rc = is_name ? add_member(ask, name, e)
+                     : err_field(e, ASSAY_EBADREQ, "models",
+                           "`models`: expected names that are not empty, without NUL bytes");
     }
     if (rc != 0)
         return rc;

@@ -129,7 +129,7 @@ def test_names(directory, tmp_path):
 
 @pytest.mark.parametrize("body,status,words", [
     ({"models": ["a"]}, 400, "2 to 8 names"), ({"models": list("aaaaaaaaa")}, 400, "2 to 8 names"), ({"models": "a,b"}, 400, "2 to 8 names"),
-    ({"models": ["a", 7]}, 400, "names that are not empty"), ({"models": ["a", ""]}, 400, "not empty"), ({"model": "a,"}, 400, "not empty"),
+    ({"models": ["a", 7]}, 400, "names that are not empty"), ({"models": ["a", ""]}, 400, "not empty"), ({"models": ["a", "b\0"]}, 400, "NUL"), ({"model": "a,"}, 400, "not empty"),
     ({"models": ["a", "b", "a"]}, 400, "different models"), ({"models": ["a", "no"]}, 404, "`no` does not exist"),
     ({"model": "a,no"}, 404, "`no` does not exist"), ({"models": ["a", "b"], "model": "a"}, 400, "neither `model`"),
     ({"models": ["a", "p"]}, 400, "use /pooling"), ({"models": ["a", "b"], "truncate_prompt_tokens": -1}, 400, "max_length"),
