@@ -119,6 +119,19 @@ def test_score_is_in_the_order_of_the_rows(broker, kind):
     assert results == expected and [row["i"] for row in results] == list(range(300))
 
 
+def test_scores_that_came_outlast_their_job(directory):
+    """The last message, which deletes the job, is sent again where its reply is lost: there is no such job then."""
+    class Again(Client):
+        def call(self, op, **fields):
+            reply = super().call(op, **fields)
+            if op == "purge":
+                wait_until(lambda: started.sql("select count(*) from job") == [(0,)])
+                reply = super().call(op, **fields)
+            return reply
+    with Broker(directory / "d", options=["--retain-ephemeral", "0s"]) as started:
+        assert Again(started.endpoint).score([{"ids": [5, 6]}])[0]["error"] is None
+
+
 def test_ids_in_every_form(broker):
     ids = [5, 6, 7, 8, 300]
     forms = [ids, tuple(ids), iter(ids), array.array("q", ids), struct.pack("<5i", *ids), bytearray(struct.pack("<5i", *ids))]

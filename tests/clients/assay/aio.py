@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from typing import (Any, AsyncIterable, AsyncIterator, Dict, Iterable, List, Optional, Sequence,
@@ -15,7 +16,7 @@ from .client import Job
 from .core import Core, Pages, Steps, T, Try, one_result, score_fields
 from .rewards import rewards_of, row_or_error
 from .types import Result, RowLike, Text
-from .wire import Submission, random_key, request, with_ids
+from .wire import AssayError, Submission, random_key, request, with_ids
 
 Rows = Union[Iterable[RowLike], AsyncIterable[RowLike]]
 
@@ -103,7 +104,8 @@ class AsyncClient(Core):
         assert job.job is not None
         found = await self._run(self._in_order(job.job, job.key, job.n_rows, deadline))
         if key is None:
-            await self.call("purge", job=job.job, ephemeral=True)
+            with contextlib.suppress(AssayError):
+                await self.call("purge", job=job.job, ephemeral=True)
         return found
 
     async def best_of(self, prompt: Text, responses: Sequence[Text], timeout_s: float = 600.0,

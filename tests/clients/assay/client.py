@@ -1,6 +1,7 @@
 """The client that blocks."""
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Union
@@ -11,7 +12,7 @@ import zmq
 from .core import Core, Pages, Steps, T, Try, one_result, score_fields
 from .rewards import rewards_of, row_or_error
 from .types import Result, RowLike, Text
-from .wire import Submission, random_key, request, with_ids
+from .wire import AssayError, Submission, random_key, request, with_ids
 
 Job = Union[int, str]  # a job's number, or its key
 
@@ -108,8 +109,9 @@ class Client(Core):
         job = self._submit(rows, key, fields, timeout_s)
         assert job.job is not None
         found = self._run(self._in_order(job.job, job.key, job.n_rows, deadline))
-        if key is None:  # nobody needs the job any more
-            self.call("purge", job=job.job, ephemeral=True)
+        if key is None:  # nobody needs the job any more; the results are here whatever becomes of it
+            with contextlib.suppress(AssayError):
+                self.call("purge", job=job.job, ephemeral=True)
         return found
 
     def best_of(self, prompt: Text, responses: Sequence[Text], timeout_s: float = 600.0,
