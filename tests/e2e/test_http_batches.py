@@ -629,7 +629,7 @@ def test_an_adapter_that_changes_as_a_batch_begins(directory):
             done = wait_until(lambda: (b := http.batch(batch)) and (b["status"] == "completed" or b["errors"]) and b, 60)
             if done["errors"]:  # read while there was none; or begun with the earlier one, which it waits for
                 assert done["errors"]["data"][0]["code"] == ("model_not_found" if done["status"] == "failed" else "held")
-                http.post(f"/v1/batches/{batch}/cancel", {})
+                http.post(f"/v1/batches/{batch['id']}/cancel", {})
                 continue
             answers, errors = http.output(done)
             found = {score_of(line) for line in answers.values()}
