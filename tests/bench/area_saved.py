@@ -3,13 +3,11 @@ import contextlib
 import pathlib
 import random
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 
 import common
-from common import HERE, SCRATCH, TOOLS, Chart, Row, harness, lines, say
+from common import TOOLS, Chart, Row, harness, lines, say
 
 LAYERS, TURNS = 3, 3  # of the 0.5B shape's 24; each layer is the same work
 
@@ -17,14 +15,6 @@ LAYERS, TURNS = 3, 3  # of the 0.5B shape's 24; each layer is the same work
 # ---- lora ----
 
 RANK, ADAPTERS, ADAPTER_TOKENS, ADAPTER_LENGTHS = 16, (1, 2, 4, 8, 16, 32), 4096, (32, 256)
-
-
-def adapters(model, n):
-    made = [SCRATCH / f"adapters/{model.name}/{k}" for k in range(n)]
-    for directory in made:
-        if not (directory / "adapter_config.json").exists():
-            subprocess.run([sys.executable, HERE / "make_lora.py", model, directory, str(RANK)], check=True)
-    return made
 
 
 def adapted(model, paths, n, tokens):
@@ -37,7 +27,7 @@ def adapted(model, paths, n, tokens):
 def lora():
     """Pairs: the base alone, and then each number of adapters."""
     model = common.checkpoint(LAYERS)
-    paths, found = adapters(model, ADAPTERS[-1]), {}
+    paths, found = common.adapters(model, ADAPTERS[-1], RANK), {}
     for tokens in ADAPTER_LENGTHS:
         for _ in range(TURNS):
             base = adapted(model, paths, 0, tokens)

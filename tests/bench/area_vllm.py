@@ -56,14 +56,6 @@ def checkpoint(form="", layers=None):
     return directory
 
 
-def adapters(model, n):
-    made = [SCRATCH / f"adapters/{model.name}/a{k}" for k in range(n)]
-    for directory in made:
-        if not (directory / "adapter_config.json").exists():
-            subprocess.run([sys.executable, HERE / "make_lora.py", model, directory, str(RANK)], check=True)
-    return made
-
-
 def tokenizer():
     """A directory with a tokenizer that nothing is written by: vLLM wants one, also where rows are ids."""
     directory = SCRATCH / "tokenizer"
@@ -97,7 +89,7 @@ class Assay:
     def __init__(self, directory, model, case, tokens=TOKENS):
         options = ["--max-batch-tokens", BATCH_TOKENS, "--max-len", tokens, "--threads", CORES, *case.options]
         self.names = [None]
-        for path in adapters(model, case.adapters):
+        for path in common.adapters(model, case.adapters, RANK):
             options += ["--lora", f"{path.name}={path}"]
             self.names.insert(-1, path.name)
         self.broker = harness.Broker(directory, model=model, options=options)
@@ -125,7 +117,7 @@ class Vllm:
         self.command = [os.environ["PEER_VLLM"], HERE / "peer_vllm.py", "--model", model, "--dtype", case.dtype, "--tokens", tokens,
                         "--batch-tokens", BATCH_TOKENS, "--rank", RANK, "--tokenizer", tokenizer()]
         if case.adapters:
-            self.command += ["--lora", *adapters(model, case.adapters)]
+            self.command += ["--lora", *common.adapters(model, case.adapters, RANK)]
         if os.environ.get("PEER_VLLM_EAGER"):
             self.command += ["--eager"]
 

@@ -75,3 +75,12 @@ def checkpoint(layers=None, shape="0.5b"):
         options = ["--shape", shape] + (["--layers", layers] if layers else [])
         subprocess.run([sys.executable, HERE / "make_big.py", directory, *map(str, options)], check=True)
     return directory
+
+
+def adapters(model, n, rank):
+    """Directories of n random adapters of the checkpoint; made at the first use."""
+    made = [SCRATCH / f"adapters/{model.name}/a{k}" for k in range(n)]
+    for directory in made:
+        if not (directory / "adapter_config.json").exists():
+            subprocess.run([sys.executable, HERE / "make_lora.py", model, directory, str(rank)], check=True)
+    return made
