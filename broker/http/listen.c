@@ -27,7 +27,7 @@
 struct listener {
     struct MHD_Daemon *daemon;
     struct acceptor *acceptor; /* of a socket that outlives us; NULL: the daemon accepts */
-    int fd;
+    int fd, daemon_has_fd;     /* which closes it when it stops */
     atomic_int takes_none;
     char *cert, *key;
 };
@@ -206,8 +206,10 @@ static int start_daemon(struct listener *l, struct server *s, struct err *e)
         MHD_OPTION_END);
     if (l->daemon && s->inherited_fd)
         return acceptor_new(&l->acceptor, l->fd, l->daemon, most, e);
-    if (l->daemon)
+    if (l->daemon) {
+        l->daemon_has_fd = 1;
         return 0;
+    }
     l->fd = -1; /* it is closed: by then the number may be another thread's */
     return err_set(e, ASSAY_EIO, "--listen %s: the server does not start%s", o->listen,
         o->tls_cert ? "; do --tls-cert and --tls-key belong together?" : "");
@@ -250,7 +252,7 @@ void listener_free(struct listener **out)
     acceptor_free(&l->acceptor);
     if (l->daemon)
         MHD_stop_daemon(l->daemon);
-    if (l->fd >= 0)
+    if (l->fd >= 0 && !l->daemon_has_fd)
         close(l->fd);
     free(l->cert);
     free(l->key);
