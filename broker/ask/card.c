@@ -153,6 +153,12 @@ int card_choice_stands(const struct card_choice *then, const struct card *now)
     return a && b && json_equal(a, b);
 }
 
+int card_choice_is_named(const struct card_choice *then, const struct card *now)
+{
+    const struct card_model *model = card_model_named(now, then->model->name);
+    return model && (!then->adapter || adapter_named(model, then->adapter));
+}
+
 int card_is_ready(const struct card *card)
 {
     int n = 0;

@@ -64,6 +64,9 @@ struct card_choice {
  * checkpoint in the same mode, and the same adapter? */
 int card_choice_stands(const struct card_choice *then, const struct card *now);
 
+/* Has this card the model and the adapter by name, whichever they are? */
+int card_choice_is_named(const struct card_choice *then, const struct card *now);
+
 #define CARD_MOST_CHOSEN 8 /* models of an ensemble */
 
 /* Are both the same model, through the same adapter? */

@@ -43,41 +43,28 @@ static struct card *own_card(struct batches *bs, struct batch *b)
     return card;
 }
 
-/* Does the card have the batch's models and adapters as they were when it was begun? */
-static int has_all(const struct card *now, const struct card *own)
+/* Does the card have each of the batch's models and adapters, by `has`? */
+static int has_all(const struct card *now, const struct card *own,
+    int (*has)(const struct card_choice *, const struct card *))
 {
     int all = own != NULL;
     for (int k = 0; all && k < own->n_models; k++) {
         struct card_choice choice = {&own->models[k], NULL};
-        all = card_choice_stands(&choice, now);
+        all = has(&choice, now);
         for (size_t i = 0; all && (choice.adapter = card_adapter(&own->models[k], i)); i++)
-            all = card_choice_stands(&choice, now);
+            all = has(&choice, now);
     }
     return all;
 }
 
-static int is_served(struct batches *bs, struct batch *b)
+static int is_served(struct batches *bs, struct batch *b,
+    int (*has)(const struct card_choice *, const struct card *))
 {
     struct card *now = link_card(bs->options.link), *own = own_card(bs, b);
-    int is_it = now && has_all(now, own);
+    int is_it = now && has_all(now, own, has);
     card_release(&own);
     card_release(&now);
     return is_it;
-}
-
-/* A job is made only while the checkpoint is served. Once it is there the broker sees to it: a job
- * is of one checkpoint, and is held without it. */
-int batch_take_card(struct batches *bs, struct batch *b)
-{
-    struct run *r = b->run;
-    if (!r->card)
-        r->card = own_card(bs, b);
-    if (batch_number(bs, b, 1, "chunk") > 0 || is_served(bs, b))
-        return r->card != NULL;
-    show_held(bs, b,
-        "the broker has another checkpoint or mode of the model than the batch was begun with, or "
-        "has not the model");
-    return 0;
 }
 
 /* Asks for an operation on the job. */
@@ -100,6 +87,42 @@ static int drop(struct batches *bs, const struct batch *b, struct err *e)
     return rc == ASSAY_EUNKNOWNJOB ? 0 : rc;
 }
 
+/* The broker loaded another checkpoint between the card and the job. Nothing of the job counts: it is
+ * deleted, and the lines are read under a newer card. Returns a code that lets the batch wait. */
+static int validate_again(struct batches *bs, struct batch *b, struct err *e)
+{
+    int rc = drop(bs, b, e);
+    if (rc != 0)
+        return err_set(e, ASSAY_ENOTREADY, "a job of another checkpoint is still there");
+    rc = batch_set(bs, b, json_pack("{s:s, s:n}", "status", "validating", "in_progress_at"),
+        json_pack("{s:i, s:i, s:i, s:i, s:i, s:i}", "chunk_rows", 0, "next_line", 0, "chunk", 0,
+            "rows", 0, "refused", 0, "sealed", 0),
+        e);
+    show_held(bs, b, NULL);
+    return rc != 0 ? rc : err_set(e, ASSAY_ENOTREADY, "the lines are read again");
+}
+
+/* A job is made only while the checkpoint is served. Where another has its name before any row was
+ * sent, the lines are read anew for that one: the card may have been older than the batch. Once the
+ * job is there the broker sees to it: a job is of one checkpoint, and is held without it. */
+int batch_take_card(struct batches *bs, struct batch *b, int ends)
+{
+    struct run *r = b->run;
+    struct err e = {0};
+    if (!r->card)
+        r->card = own_card(bs, b);
+    if (batch_number(bs, b, 1, "chunk") > 0 || is_served(bs, b, card_choice_stands))
+        return r->card != NULL;
+    int may_change = !ends && !batch_number(bs, b, 1, "is_resent");
+    if (may_change && is_served(bs, b, card_choice_is_named))
+        validate_again(bs, b, &e);
+    else
+        show_held(bs, b,
+            "the broker has another checkpoint or mode of the model than the batch was begun with, "
+            "or has not the model");
+    return 0;
+}
+
 /* The broker does not know the job, since its data are new: all is sent again. */
 int batch_send_again(struct batches *bs, struct batch *b, struct err *e)
 {
@@ -108,8 +131,8 @@ int batch_send_again(struct batches *bs, struct batch *b, struct err *e)
     msg_writer_clear(&r->rows);
     r->n_rows = r->until = r->refused = 0;
     return batch_set(bs, b, json_object(),
-        json_pack("{s:i, s:i, s:i, s:i, s:i, s:i}", "checked", 0, "next_line", 0, "chunk", 0,
-            "rows", 0, "refused", 0, "sealed", 0),
+        json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "checked", 0, "next_line", 0, "chunk", 0,
+            "rows", 0, "refused", 0, "sealed", 0, "is_resent", 1),
         e);
 }
 
@@ -137,24 +160,10 @@ static int ask_others(struct batches *bs, struct batch *b, struct err *e)
     if (msg_read_json(&r, &info, e) != 0 || card_new(&now, info, NULL, 0, e) != 0)
         return ASSAY_EINTERNAL;
     struct card *own = own_card(bs, b);
-    rc = has_all(now, own);
+    rc = has_all(now, own, card_choice_stands);
     card_release(&own);
     card_release(&now);
     return rc;
-}
-
-/* The broker loaded another checkpoint between the card and the job. Nothing of the job counts: it is
- * deleted, and the lines are read under a newer card. Returns a code that lets the batch wait. */
-static int validate_again(struct batches *bs, struct batch *b, struct err *e)
-{
-    int rc = drop(bs, b, e);
-    if (rc != 0)
-        return err_set(e, ASSAY_ENOTREADY, "a job of another checkpoint is still there");
-    rc = batch_set(bs, b, json_pack("{s:s, s:n}", "status", "validating", "in_progress_at"),
-        json_pack("{s:i, s:i, s:i, s:i, s:i, s:i}", "chunk_rows", 0, "next_line", 0, "chunk", 0,
-            "rows", 0, "refused", 0, "sealed", 0),
-        e);
-    return rc != 0 ? rc : err_set(e, ASSAY_ENOTREADY, "the lines are read again");
 }
 
 /* Reads what became of the job: whose scores it has, whether it waits, whether somebody has

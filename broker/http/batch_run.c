@@ -187,7 +187,7 @@ static const char *early_end(struct batches *bs, struct batch *b)
 static int work(struct batches *bs, struct batch *b, const char *ends, struct err *e)
 {
     struct run *r = b->run;
-    int does = 0, rc = 0, has_card = batch_take_card(bs, b);
+    int does = 0, rc = 0, has_card = batch_take_card(bs, b, ends != NULL);
     if (!has_card && !ends)
         return 0;
     if (ends && batch_number(bs, b, 1, "chunk") > 0)

@@ -118,8 +118,9 @@ static inline json_int_t now_s(void)
 int batch_check(struct batches *bs, struct batch *b);
 
 /* ---- batch_job.c ---- */
-/* Has the batch the card that it was begun with, and may its lines be sent? */
-int batch_take_card(struct batches *bs, struct batch *b);
+/* Has the batch the card that it was begun with, and may its lines be sent? A batch without rows may
+ * be made one to validate (chunk_rows 0), unless it `ends`. */
+int batch_take_card(struct batches *bs, struct batch *b, int ends);
 /* What became of the job, asked now and then. Returns 0 or a code. */
 int batch_ask_status(struct batches *bs, struct batch *b, struct err *e);
 /* The broker does not know the job, since its data are new: all is sent again. */

@@ -2,11 +2,12 @@
 another checkpoint than its own."""
 import json
 import threading
+import time
 
 import pytest
 from harness import MODELS, PATIENCE, ROOT, Broker, Refused, wait_until
 from http_harness import Http, float32
-from test_http_batches import Batches, lines, score_of
+from test_http_batches import OVER, Batches, lines, score_of
 from test_models import alone, changed_model
 
 MODEL = MODELS / "demo-reward"
@@ -88,3 +89,22 @@ def test_a_batch_during_a_reload(directory, tmp_path, other, restarts):
             assert done["status"] == "completed" and not errors, done
             assert [score_of(answers[f"r{k}"]) for k in range(n)] == expected[name][:n]
         http.stop()
+
+
+def test_batches_begun_after_a_reload(directory, tmp_path, other):
+    """Each has the new checkpoint's scores, also where assay-http, busy with a batch of the earlier one, has yet to hear of it."""
+    bodies = [{"input": [[k % 90, 5, 7, k // 90] * 40]} for k in range(600)]
+    expected = alone(tmp_path / "new", {"m": other}, "m", [{"ids": body["input"][0]} for body in bodies[:3]])
+    with Broker(directory / "d", model=f"m={MODEL}", options=["--max-batch-tokens", 512, "--threads", 1]) as broker, broker.client() as client:
+        with Batches(directory, broker) as http:
+            earlier = http.begin(lines(bodies))
+            wait_until(lambda: http.batch(earlier)["request_counts"]["completed"] > 0)
+            reload(client, other)
+            begun = []
+            for _ in range(30):
+                begun.append(http.begin(lines(bodies[:3])))
+                time.sleep(0.04)
+            for one in begun:
+                done = wait_until(lambda: (b := http.batch(one)) and (b["status"] in OVER or b["errors"]) and b, 60)
+                assert done["status"] == "completed", done
+                assert [score_of(http.output(done)[0][f"r{k}"]) for k in range(3)] == expected
