@@ -5,8 +5,9 @@ import subprocess
 import pytest
 
 import harness
+from client_harness import Client
 from harness import PATIENCE, Broker, wait_until
-from test_clients import AssayError, Client
+from assay import AssayError
 
 
 def lines(first, n):

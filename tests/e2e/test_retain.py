@@ -6,8 +6,8 @@ import time
 
 import msgpack
 import pytest
+from client_harness import Client
 from harness import BIN, PATIENCE, Broker, Refused, wait_until
-from test_clients import Client
 
 NONE_LEFT = "select (select count(*) from purge) + (select count(*) from ephemeral)"
 
