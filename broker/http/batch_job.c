@@ -87,6 +87,13 @@ static int drop(struct batches *bs, const struct batch *b, struct err *e)
     return rc == ASSAY_EUNKNOWNJOB ? 0 : rc;
 }
 
+/* The fields of a batch none of whose rows were sent, and one more. */
+static json_t *nothing_sent(const char *field, int value)
+{
+    return json_pack("{s:i, s:i, s:i, s:i, s:i, s:i}", field, value, "next_line", 0, "chunk", 0,
+        "rows", 0, "refused", 0, "sealed", 0);
+}
+
 /* The broker loaded another checkpoint between the card and the job. Nothing of the job counts: it is
  * deleted, and the lines are read under a newer card. Returns a code that lets the batch wait. */
 static int validate_again(struct batches *bs, struct batch *b, struct err *e)
@@ -95,9 +102,7 @@ static int validate_again(struct batches *bs, struct batch *b, struct err *e)
     if (rc != 0)
         return err_set(e, ASSAY_ENOTREADY, "a job of another checkpoint is still there");
     rc = batch_set(bs, b, json_pack("{s:s, s:n}", "status", "validating", "in_progress_at"),
-        json_pack("{s:i, s:i, s:i, s:i, s:i, s:i}", "chunk_rows", 0, "next_line", 0, "chunk", 0,
-            "rows", 0, "refused", 0, "sealed", 0),
-        e);
+        nothing_sent("chunk_rows", 0), e);
     show_held(bs, b, NULL);
     return rc != 0 ? rc : err_set(e, ASSAY_ENOTREADY, "the lines are read again");
 }
@@ -130,10 +135,9 @@ int batch_send_again(struct batches *bs, struct batch *b, struct err *e)
     run_forget(bs, r);
     msg_writer_clear(&r->rows);
     r->n_rows = r->until = r->refused = 0;
-    return batch_set(bs, b, json_object(),
-        json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "checked", 0, "next_line", 0, "chunk", 0,
-            "rows", 0, "refused", 0, "sealed", 0, "is_resent", 1),
-        e);
+    json_t *own = nothing_sent("is_resent", 1);
+    json_object_set_new(own, "checked", json_integer(0));
+    return batch_set(bs, b, json_object(), own, e);
 }
 
 static const char *text_in(const json_t *map, const char *key)
