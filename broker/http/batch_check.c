@@ -164,7 +164,7 @@ int batch_check(struct batches *bs, struct batch *b)
     struct run *r = b->run;
     if (r->lines.n == 0)
         return batch_fail(bs, b, "empty_file", "the input file has no lines");
-    if (!r->card && !(r->card = link_card(bs->options.link)))
+    if (!r->card && !(r->card = link_card_since(bs->options.link, r->began_us)))
         return batch_wait(b, BATCH_POLL_MS);
     for (int i = 0; i < STEP_LINES && r->checked < r->lines.n; i++)
         check_line(r, r->checked++);

@@ -65,6 +65,7 @@ static int begin(struct batches *bs, struct batch *b, struct err *e)
     batch_text(bs, b, 0, "endpoint", endpoint, sizeof endpoint);
     r->lines.fd = -1;
     msg_writer_init(&r->rows);
+    r->began_us = now_mono_us();
     r->route = batch_route(endpoint);
     int fd = files_open(bs->options.files, &asker_own, input, &bytes, e), rc = fd < 0 ? fd : 0;
     if (rc == 0)

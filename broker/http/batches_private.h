@@ -26,6 +26,7 @@ struct part {
 struct run {
     struct batch_lines lines;
     struct card *card; /* held from the first on; its model is the batch's */
+    long long began_us;
     const struct route *route;
     const struct card_model *model; /* of the lines that are validated; in the card */
     struct card_choice all[CARD_MOST_CHOSEN];

@@ -47,6 +47,7 @@ struct exchange {
     struct ask ask;
     struct ticket ticket;
     int is_asked;
+    int has_newer;  /* the card was asked for since the body was there */
     int may_change; /* jobs, by its key */
     struct asker asker;
     struct desk_request look;
@@ -346,6 +347,7 @@ static int decode(struct exchange *x, struct err *e)
     if (rc != 0)
         return rc;
     memcpy(id, x->ask.id, sizeof id);
+    ask_release(&x->ask); /* under an earlier card */
     ask_init(&x->ask, x->card);
     x->ask.rows.budget = &x->server->bytes;
     if (x->ask.rows.max_bytes > ONE_ASK * (size_t)x->server->options->max_body_bytes)
@@ -357,15 +359,34 @@ static int decode(struct exchange *x, struct err *e)
     return rc;
 }
 
+/* Suspends the connection until the ticket is done. */
+static enum MHD_Result wait_for(
+    struct exchange *x, void (*submit)(struct link *link, struct ticket *t))
+{
+    x->ticket.done = on_done;
+    x->ticket.owner = x;
+    x->ticket.deadline_us = now_mono_us() + x->server->options->timeout_s * 1000000;
+    if (x->peer)
+        peer_waits(x->server->peers, x->peer, &x->ticket);
+    MHD_suspend_connection(x->connection);
+    submit(x->server->link, &x->ticket);
+    return MHD_YES;
+}
+
 static enum MHD_Result ask(struct exchange *x)
 {
     struct err e = x->refusal;
     if (x->peer)
         peer_waits(x->server->peers, x->peer, NULL); /* it has sent all: what is slow is not it */
+    card_release(&x->card);
     if (e.code == 0 && !(x->card = link_card(x->server->link)))
         err_set(&e, ASSAY_ENOTREADY, "the broker does not answer");
     if (e.code == 0)
         decode(x, &e);
+    if (e.code == ASSAY_EADAPTER && !x->has_newer) {
+        x->has_newer = 1; /* the broker may have been given the name since the card */
+        return wait_for(x, link_await_card);
+    }
     if (!x->ask.documents)
         drop_body(x);
     free(x->body); /* its bytes count until the reply where documents are given back */
@@ -381,14 +402,7 @@ static enum MHD_Result ask(struct exchange *x)
     x->ticket.all = x->ask.all;
     x->ticket.n_all = x->ask.n_all;
     x->ticket.card = x->card;
-    x->ticket.done = on_done;
-    x->ticket.owner = x;
-    x->ticket.deadline_us = now_mono_us() + x->server->options->timeout_s * 1000000;
-    if (x->peer)
-        peer_waits(x->server->peers, x->peer, &x->ticket);
-    MHD_suspend_connection(x->connection);
-    link_submit(x->server->link, &x->ticket);
-    return MHD_YES;
+    return wait_for(x, link_submit);
 }
 
 static enum MHD_Result answer(struct exchange *x)
@@ -557,7 +571,7 @@ enum MHD_Result exchange_step(void *cls, struct MHD_Connection *connection, cons
         return x->is_asked ? show_look(x) : look(x);
     if (x->route->kind != ROUTE_SCORES)
         return show(x);
-    return x->is_asked ? answer(x) : ask(x);
+    return x->is_asked || x->ticket.error.code != 0 ? answer(x) : ask(x);
 }
 
 void exchange_end(

@@ -16,7 +16,6 @@
 #include "schema/clock.h"
 
 #define TICK_MS 100
-#define INFO_MS 1000
 #define SILENT_US 60000000 /* a broker that says nothing for so long is not waited for */
 #define RESEND_US ((JOB_SCORE_TIMEOUT_MS + 5000) * 1000ll)
 
@@ -36,6 +35,15 @@ void link_take_new(struct link *l, struct ticket *t)
         coalesce_add(&link_lane(l, t->model->name)->waiting, t, now_mono_us());
 }
 
+/* Any card asked for from now on will do. */
+static void await_card(struct link *l, struct ticket *t)
+{
+    t->since_us = now_mono_us();
+    t->next = l->asking;
+    l->asking = t;
+    link_want_info(l);
+}
+
 static void take_inbox(struct link *l)
 {
     uint64_t any;
@@ -48,7 +56,9 @@ static void take_inbox(struct link *l)
     pthread_mutex_unlock(&l->lock);
     while (t) {
         struct ticket *next = t->next;
-        if (!link_come_back(l, t))
+        if (!t->rows)
+            await_card(l, t);
+        else if (!link_come_back(l, t))
             link_take_new(l, t);
         t = next;
     }
@@ -71,7 +81,7 @@ int link_is_over(const struct link *l, struct ticket *t, long long now_us)
         err_set(&t->error, ASSAY_ENOTREADY, "the broker does not answer");
     else if (t->deadline_us < now_us)
         err_set(&t->error, ASSAY_ETIMEOUT, "the scores were not ready in time");
-    else
+    else if (t->rows)
         link_check_card(l, t, &t->error);
     return t->error.code != 0;
 }
@@ -82,6 +92,20 @@ static void drop_waiting(struct link *l, struct lane *lane, long long now_us)
         next = t->next;
         if (link_is_over(l, t, now_us)) {
             coalesce_remove(&lane->waiting, t);
+            link_finish(t, NULL);
+        }
+    }
+}
+
+static void drop_asking(struct link *l, long long now_us)
+{
+    for (struct ticket **at = &l->asking, *t; (t = *at);) {
+        if (now_us - l->heard_ms * 1000 > LINK_SILENT_MS * 1000ll)
+            err_set(&t->error, ASSAY_ENOTREADY, "the broker does not answer");
+        if (t->error.code == 0 && !link_is_over(l, t, now_us)) {
+            at = &t->next;
+        } else {
+            *at = t->next;
             link_finish(t, NULL);
         }
     }
@@ -109,8 +133,10 @@ static void pass_time(struct link *l, int looks_for_gone)
     long long now_us = now_mono_us(), now_ms = now_us / 1000;
     for (struct lane *lane = looks_for_gone ? l->lanes : NULL; lane; lane = lane->next)
         drop_waiting(l, lane, now_us);
-    if (looks_for_gone)
+    if (looks_for_gone) {
+        drop_asking(l, now_us);
         link_expire_left(l, now_us);
+    }
     for (struct job *job = l->jobs, *next; job; job = next) {
         next = job->next;
         if (looks_for_gone && drop_sent(l, job, now_us))
@@ -118,10 +144,10 @@ static void pass_time(struct link *l, int looks_for_gone)
         if (job->sent_us == 0 || now_us - job->sent_us > RESEND_US)
             link_send_job(l, job);
     }
-    if (now_ms >= l->info_due_ms) {
-        link_send(l, "info", ID_INFO, NULL);
-        l->info_due_ms = now_ms + INFO_MS;
-    }
+    if (atomic_exchange(&l->wants, 0))
+        link_want_info(l);
+    if (now_ms >= l->info_due_ms)
+        link_send_info(l);
 }
 
 static void count_requests(struct link *l)
@@ -181,6 +207,10 @@ static void end_all(struct link *l)
         link_fail_job(l, l->jobs, &e);
     }
     link_end_left(l, &e);
+    while ((t = l->asking)) {
+        l->asking = t->next;
+        link_finish(t, &e);
+    }
 }
 
 static void *run(void *arg)
@@ -289,6 +319,12 @@ void link_submit(struct link *l, struct ticket *t)
     t->done(t);
 }
 
+void link_await_card(struct link *l, struct ticket *t)
+{
+    t->rows = NULL;
+    link_submit(l, t);
+}
+
 void link_abandon(struct link *l, struct ticket *t)
 {
     atomic_store(&t->is_gone, 1);
@@ -303,6 +339,18 @@ struct card *link_card(struct link *l)
     struct card *card = is_heard ? card_hold(l->card) : NULL;
     pthread_mutex_unlock(&l->lock);
     return card;
+}
+
+struct card *link_card_since(struct link *l, long long us)
+{
+    pthread_mutex_lock(&l->lock);
+    int is_newer = l->asked_us >= us;
+    pthread_mutex_unlock(&l->lock);
+    if (is_newer)
+        return link_card(l);
+    atomic_store(&l->wants, 1);
+    wake(l);
+    return NULL;
 }
 
 void link_count_model(struct link *l, const char *name, uint32_t *n_waiting, uint32_t *n_running)

@@ -30,6 +30,9 @@ void link_free(struct link **link);
 
 /* From any thread. Takes the ticket until its `done` is called. */
 void link_submit(struct link *link, struct ticket *t);
+/* The same of one without rows: `done` is called when there is a card that the broker was asked for
+ * since. */
+void link_await_card(struct link *link, struct ticket *t);
 /* The ticket's client has left: `done` is called soon, and what is only computed for it is
  * cancelled, unless the same request comes again within some seconds (link_left.c). */
 void link_abandon(struct link *link, struct ticket *t);
@@ -38,6 +41,9 @@ void link_abandon(struct link *link, struct ticket *t);
  * LINK_SILENT_MS. */
 #define LINK_SILENT_MS 5000
 struct card *link_card(struct link *link);
+/* The last card, where the broker was asked for it since then (now_mono_us); else NULL, and it is asked
+ * soon. So says it what the broker had then, or has come to since. */
+struct card *link_card_since(struct link *link, long long us);
 
 struct link_counts {
     uint64_t n_jobs, n_rows;       /* sent since the start */

@@ -9,6 +9,9 @@
 #include "schema/clock.h"
 #include "schema/request.h"
 
+#define INFO_MS 1000
+#define INFO_APART_MS 50
+
 static int send_bytes(struct link *l, const struct msg_writer *w)
 {
     return zmq_send(l->socket, w->buffer.data, w->buffer.size, ZMQ_DONTWAIT) < 0 ? -1 : 0;
@@ -27,6 +30,19 @@ void link_send(struct link *l, const char *op, int64_t id, const char *key)
         msg_key_str(&w, "job", key);
     send_bytes(l, &w);
     msg_writer_release(&w);
+}
+
+void link_send_info(struct link *l)
+{
+    l->info_sent_ms = now_mono_ms();
+    l->info_due_ms = l->info_sent_ms + INFO_MS;
+    link_send(l, "info", -now_mono_us(), NULL);
+}
+
+void link_want_info(struct link *l)
+{
+    if (l->info_due_ms > l->info_sent_ms + INFO_APART_MS)
+        l->info_due_ms = l->info_sent_ms + INFO_APART_MS;
 }
 
 void link_send_job(struct link *l, struct job *job)

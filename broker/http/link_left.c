@@ -36,8 +36,7 @@ struct left {
     size_t n_bytes;                 /* of the results, once they are there */
     int is_done;
     struct ticket *waiter; /* came for the results: the broker's answer is waited for */
-    int64_t asked_id;
-    long long asked_us;
+    long long asked_us;    /* .. since then */
 };
 
 static void hash_of(unsigned char hash[HASH_BYTES], const struct ticket *t)
@@ -140,22 +139,13 @@ int link_come_back(struct link *l, struct ticket *t)
     if (left->is_done) {
         left->waiter = t;
         left->asked_us = now_mono_us();
-        left->asked_id = l->next_id++;
-        link_send(l, "info", left->asked_id, NULL);
+        link_want_info(l);
     } else {
         job_swap(left->ticket.in, &left->ticket, t);
         t->sent_us = now_mono_us(); /* it waited for nothing */
         forget(l, left);
     }
     return 1;
-}
-
-int link_is_asked(const struct link *l, int64_t id)
-{
-    const struct left *left = l->left;
-    while (left && !(left->waiter && left->asked_id == id))
-        left = left->next;
-    return left != NULL;
 }
 
 static void give(struct link *l, struct left *left)
@@ -183,7 +173,7 @@ static int still_holds(const struct link *l, const struct left *left)
     return stands(left, l->card);
 }
 
-void link_check_left(struct link *l, int64_t id)
+void link_check_left(struct link *l)
 {
     for (struct left *left = l->left, *next; left; left = next) {
         next = left->next;
@@ -191,7 +181,7 @@ void link_check_left(struct link *l, int64_t id)
             continue;
         if (!still_holds(l, left))
             forgo(l, left);
-        else if (left->waiter && left->asked_id == id)
+        else if (left->waiter && left->asked_us <= l->asked_us)
             give(l, left);
     }
 }

@@ -10,7 +10,8 @@
 #include "broker/http/jobs.h"
 #include "broker/http/link.h"
 
-enum { ID_NONE, ID_INFO, ID_STALE, ID_FIRST_JOB }; /* of messages */
+/* Of messages. Those of `info` are below 0: when it was asked, monotonic, in microseconds. */
+enum { ID_NONE, ID_STALE, ID_FIRST_JOB };
 
 /* One model's requests and jobs. */
 struct lane {
@@ -30,10 +31,11 @@ struct link {
     pthread_mutex_t lock;
     struct ticket *inbox, **inbox_end;
     struct card *card;
-    long long heard_ms;
+    long long heard_ms, asked_us; /* when the card came; when its broker was asked for it */
     struct link_counts counts;
     int stops, is_over; /* is_over: nobody takes the inbox any more */
     atomic_int looks;   /* a ticket's client has left */
+    atomic_int wants;   /* somebody waits for a newer card */
     /* The thread's own. */
     void *zmq, *socket;
     struct lane *lanes; /* one is added under the lock, and none goes before the end */
@@ -41,7 +43,8 @@ struct link {
     int64_t next_id;
     uint32_t max_rows;
     size_t max_bytes;
-    long long info_due_ms;
+    long long info_due_ms, info_sent_ms;
+    struct ticket *asking;   /* they wait for a newer card */
     int64_t stale_before_ms; /* the broker's clock */
     long long stale_due_ms;  /* when they are asked for; 0: at once */
     char run[JOB_RUN_BYTES]; /* random, in each key */
@@ -52,6 +55,10 @@ struct link {
 
 /* An operation with at most one field, `job`, whose answer is not waited for. */
 void link_send(struct link *l, const char *op, int64_t id, const char *key);
+/* `info`. */
+void link_send_info(struct link *l);
+/* Sends it soon: at once, or where one was sent a moment ago, a moment later. */
+void link_want_info(struct link *l);
 void link_send_job(struct link *l, struct job *job);
 /* The lane of a model, made where there is none yet. */
 struct lane *link_lane(struct link *l, const char *name);
@@ -86,11 +93,9 @@ int link_is_left(const struct ticket *t); /* is it a stand-in, whose rows' bytes
 /* Returns 1 where the ticket's rows are with the broker already, and have taken it over, or where its
  * results are there and the broker is asked whether they still hold; else 0. */
 int link_come_back(struct link *l, struct ticket *t);
-/* Was `info` asked under this id, for a ticket that came back? */
-int link_is_asked(const struct link *l, int64_t id);
-/* There is a new card, the reply to the `info` of this id: gives results to those who came for them
- * and asked so, forgets what does not hold any more. */
-void link_check_left(struct link *l, int64_t id);
+/* There is a new card: gives results to those who came for them before it was asked for, forgets what
+ * does not hold any more. */
+void link_check_left(struct link *l);
 /* Forgets results that nobody came for. */
 void link_expire_left(struct link *l, long long now_us);
 /* Takes stand-ins off their lanes' counts of running requests. */

@@ -32,7 +32,19 @@ static void count_groups(struct link *l)
     }
 }
 
-static void take_card(struct link *l, json_t *info, int64_t id)
+/* Those who asked for a newer card before this one was asked for have it. */
+static void end_asking(struct link *l)
+{
+    for (struct ticket **at = &l->asking, *t; (t = *at);)
+        if (t->since_us > l->asked_us) {
+            at = &t->next;
+        } else {
+            *at = t->next;
+            link_finish(t, NULL);
+        }
+}
+
+static void take_card(struct link *l, json_t *info, long long asked_us)
 {
     struct card *card, *old;
     struct err e = {0};
@@ -47,10 +59,12 @@ static void take_card(struct link *l, json_t *info, int64_t id)
     old = l->card;
     l->card = card;
     l->heard_ms = now_mono_ms();
+    l->asked_us = asked_us;
     pthread_mutex_unlock(&l->lock);
     card_release(&old);
     count_groups(l);
-    link_check_left(l, id);
+    link_check_left(l);
+    end_asking(l);
     for (struct job *job = l->jobs; job; job = job->next)
         if (job->waits_for_card)
             job->sent_us = 0;
@@ -168,7 +182,7 @@ static void take_results(struct link *l, struct job *job, const struct reply *re
     if (job->waits_for_card || !needs_card(l, job, reply))
         return give_results(l, job, reply);
     job->waits_for_card = 1;
-    link_send(l, "info", ID_INFO, NULL);
+    link_send_info(l);
 }
 
 static void take_reply(struct link *l, struct slice bytes)
@@ -185,11 +199,10 @@ static void take_reply(struct link *l, struct slice bytes)
     if (job && reply.is_ok)
         return take_results(l, job, &reply);
     msg_reader_init(&r, bytes.at, bytes.len);
-    int is_info = reply.is_ok && (reply.id == ID_INFO || link_is_asked(l, reply.id));
-    if ((!job && reply.id >= ID_FIRST_JOB && !is_info) || msg_read_json(&r, &whole, &e) != 0)
+    if ((!job && reply.id >= ID_FIRST_JOB) || msg_read_json(&r, &whole, &e) != 0)
         return;
-    if (is_info)
-        return take_card(l, whole, reply.id);
+    if (reply.id < 0 && reply.is_ok)
+        return take_card(l, whole, -reply.id);
     if (reply.id == ID_STALE && reply.is_ok)
         take_stale(l, whole);
     results_refusal(bytes, &e);

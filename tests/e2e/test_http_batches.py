@@ -639,6 +639,19 @@ def test_an_adapter_that_changes_as_a_batch_begins(directory):
         http.stop()
 
 
+def test_a_batch_for_an_adapter_that_was_just_added(directory):
+    """Its lines are read under what the broker has by then."""
+    with Broker(directory / "d", model=MODELS / "reward") as broker, broker.client() as client:
+        http = Batches(directory, broker)
+        http.start()
+        for k in range(5):
+            client.call("adapter_add", name=f"x{k}", dir=str(MODELS / "lora" / "reward-half"), timeout=60 * PATIENCE)
+            batch = http.begin(lines([{"model": f"x{k}", "input": [[5, 7, 9]]}]))
+            done = wait_until(lambda: (b := http.batch(batch)) and b["status"] in OVER and b, 60)
+            assert done["status"] == "completed", done
+        http.stop()
+
+
 def test_documented_example(tmp_path):
     """The README's lines as printed, but for the port."""
     example = next(text for text in re.findall(r"```sh\n(.*?)```", (ROOT / "broker/http/README.md").read_text(), re.S) if "/v1/batches" in text)

@@ -116,18 +116,38 @@ def leave_results(http, broker, body):
     wait_until(lambda: not broker.sql("select key from jobs where state <> 'done'"))
 
 
+def names_served(http):
+    return [model["id"] for model in json.loads(http.ask("GET", "/v1/models")[2])["data"]]
+
+
+def test_a_name_that_was_just_given_is_known(directory):
+    """No request is refused for a name that the broker has by then; one that it has not is refused as ever, however many ask."""
+    lora, rows = MODELS / "lora", [[5, 7, 9]]
+    with Broker(directory / "d", model=MODELS / "reward") as broker, Http(directory, broker) as http, broker.client() as client:
+        for k in range(20):
+            client.call("adapter_add", name=f"x{k}", dir=str(lora / "reward-half"), timeout=60 * PATIENCE)
+            assert http.post("/classify", {"model": f"x{k}", "input": rows})[0] == 200
+        before = client.call("info")["counters"]
+        assert {status for status, _ in many(http, [{"model": "y", "input": rows}] * 200, clients=20)} == {404}
+        assert client.call("info")["counters"]["rows_accepted"] == before["rows_accepted"]
+        broker.kill9()
+        status, reply = http.post("/classify", {"model": "y", "input": rows})
+        assert status == 503, reply
+
+
 def test_results_that_were_left_are_not_those_of_another_adapter(directory):
-    """The name stands for another adapter when the request comes again, at once or once that is known."""
+    """The name stands for another adapter when the request comes again, at once or once the first is known to be gone."""
     lora, body = MODELS / "lora", {"model": "x", "input": [[k, 5, 7, 9] * 100 for k in range(60)]}
     options = ["--lora", f"x={lora / 'reward-all'}", "--max-batch-tokens", 512]
     with Broker(directory / "d", model=MODELS / "reward", options=options) as broker, Http(directory, broker) as http, broker.client() as client:
-        for name, wait in (("half", 1.2), ("all", 0)):
+        for name, is_known in (("half", True), ("all", False)):
             leave_results(http, broker, body)
             client.call("adapter_remove", name="x", timeout=60 * PATIENCE)
+            if is_known:
+                wait_until(lambda: "x" not in names_served(http))
             client.call("adapter_add", name="x", dir=str(lora / f"reward-{name}"), timeout=60 * PATIENCE)
-            time.sleep(wait)
             status, reply = http.post("/classify", body)
-            assert status == 200 or (status == 503 and wait == 0), reply  # assay-http did not know of it when the request came
+            assert status == 200 or (status == 503 and not is_known), reply  # assay-http still had the first when the request came
             found = reply["data"] if status == 200 else wait_until(lambda: (again := http.post("/classify", body))[0] == 200 and again[1]["data"])
             assert [float32(one["probs"][0]) for one in found] == [
                 row["score"] for row in client.call("score", rows=[{"ids": row, "adapter": "x"} for row in body["input"]], timeout=60)["rows"]]
