@@ -170,6 +170,14 @@ static int ask_others(struct batches *bs, struct batch *b, struct err *e)
     return rc;
 }
 
+/* Is the job cancelled by somebody else? At the end of its window the batch itself cancels it. */
+static int others_cancelled(struct batches *bs, struct batch *b, const char *state)
+{
+    return state && strcmp(state, "cancelled") == 0 &&
+           batch_number(bs, b, 0, "cancelling_at") == 0 &&
+           batch_number(bs, b, 0, "expires_at") > now_s();
+}
+
 /* Reads what became of the job: whose scores it has, whether it waits, whether somebody has
  * cancelled it. */
 static int take_status(struct batches *bs, struct batch *b, const json_t *status, struct err *e)
@@ -190,7 +198,7 @@ static int take_status(struct batches *bs, struct batch *b, const json_t *status
     if (of && in && !batch_number(bs, b, 1, "checked") &&
         batch_set(bs, b, json_object(), json_pack("{s:i}", "checked", 1), e) != 0)
         return e->code;
-    if (state && strcmp(state, "cancelled") == 0 && batch_number(bs, b, 0, "cancelling_at") == 0)
+    if (others_cancelled(bs, b, state))
         return batch_set(bs, b,
             json_pack("{s:s, s:I}", "status", "cancelling", "cancelling_at", now_s()), NULL, e);
     return 0;

@@ -434,6 +434,25 @@ def test_a_window_that_ends(directory):
         assert done["request_counts"]["completed"] == len(answers) < 4000
 
 
+def test_a_window_that_ends_while_nobody_looks(directory):
+    """A job that is cancelled by then, as the batch itself does at the window's end, makes it expired, not cancelled."""
+    with Broker(directory / "d", model=MODEL, options=["--max-batch-tokens", 512, "--threads", 1]) as broker, broker.client() as client:
+        http = Batches(directory, broker)
+        http.start()
+        batch = http.begin(lines([{"input": [[k, 5, 7] * 130]} for k in range(300)] * 10), completion_window="4s")
+        wait_until(lambda: http.batch(batch)["request_counts"]["completed"] > 0)
+        wait_until(lambda: broker.sql("select count(*) from rows") == [(3000,)])  # its results are more than one page
+        http.kill9()
+        [(key,)] = broker.sql("select key from jobs where key like 'assay-batch/%'")
+        client.call("cancel", job=key)
+        wait_until(lambda: time.time() > batch["expires_at"] + 1)
+        http.start()
+        done = http.wait(batch)
+        answers, errors = http.output(done)
+        assert done["status"] == "expired" and len(answers) + len(errors) == 3000 and len(answers) > 0
+        http.stop()
+
+
 def test_a_queue_that_is_full(directory):
     """Chunks fit into the queue, and wait for room in it; a line that never fits fails the batch by name."""
     with Broker(directory / "d", model=MODEL, options=["--max-queued-bytes", 65536]) as broker, Batches(directory, broker) as http:
