@@ -53,12 +53,13 @@ void coalesce_remove(struct coalesce *c, struct ticket *t)
     uncount(c, t);
 }
 
-/* Nothing is with the broker, and nobody is expected: what waits came after the last job's end. */
+/* Nothing is with the broker, and nobody is expected: one request waits, and came after the last job's
+ * end. */
 static int is_idle(const struct coalesce *c, const struct coalesce_load *load)
 {
     long long after_us = c->first->since_us - load->last_end_us;
     long long least_us = load->last_was_shared ? COALESCE_RECENT_US : 0;
-    return load->n_sent == 0 && (load->last_end_us == 0 || after_us >= least_us);
+    return c->n == 1 && load->n_sent == 0 && (load->last_end_us == 0 || after_us >= least_us);
 }
 
 static long long later(long long a, long long b)
@@ -77,8 +78,11 @@ long long coalesce_due(const struct coalesce *c, const struct coalesce_load *loa
         free_us = later(free_us, load->soonest_end_us - COALESCE_LEAD_US);
     else if (load->n_sent > 0)
         free_us = 0; /* a group may have been idle all the time */
-    long long most = later(first, free_us) + COALESCE_MOST_US;
-    long long due = later(c->last_us + COALESCE_QUIET_US, first + COALESCE_LEAST_US);
+    long long takes_us = load->takes_us < COALESCE_LONG_US ? load->takes_us : COALESCE_LONG_US;
+    long long most_us = later(COALESCE_MOST_US, takes_us / COALESCE_MOST_PART);
+    long long quiet_us = later(COALESCE_QUIET_US, takes_us / COALESCE_QUIET_PART);
+    long long most = later(first, free_us) + most_us;
+    long long due = later(c->last_us + quiet_us, first + COALESCE_LEAST_US);
     due = due < most ? due : most;
     return later(due, free_us);
 }

@@ -3,13 +3,18 @@
  * Trainers post one sample a request. Sent as they come, they would be jobs of one row, and lose
  * the sharing of prompts and full batches. So:
  *
- *     the broker is idle     what waits goes at once: a lone client waits for nobody
- *     a group may be idle    it goes COALESCE_LEAST_US after the first came, and as long as more
- *                            keep coming, COALESCE_MOST_US after it; so too where a job of several
- *                            requests has just ended, since their clients will send the next ones
+ *     the broker is idle     a request goes at once: a lone client waits for nobody
+ *     a group may be idle    what waits goes COALESCE_LEAST_US after the first came, and as long as more
+ *                            keep coming, COALESCE_MOST_US after it; so too where several came at
+ *                            once, or where a job of several requests has just ended, since their
+ *                            clients will send the next ones
  *     every group is busy    it goes when a job is nearly over, or while more keep coming up to
  *                            COALESCE_MOST_US later: rows that are sent earlier would wait in the
  *                            broker, and not beside those that are still to come
+ *
+ * A job that will take long is worth a longer wait, since those who come too late may begin alike and
+ * would be computed from their beginning: then more are waited for up to a 16th of its time, and it
+ * goes when none came for a 64th.
  *
  * Each model's requests are by themselves: a job is of one model, and models have groups of their
  * own. There is at most one job more of a model with the broker than it has groups. A request of
@@ -22,6 +27,9 @@
 #define COALESCE_LEAST_US 2000
 #define COALESCE_MOST_US 5000
 #define COALESCE_QUIET_US 1000
+#define COALESCE_MOST_PART 16
+#define COALESCE_QUIET_PART 64
+#define COALESCE_LONG_US 2000000 /* a job of more waits as one of this time */
 #define COALESCE_RECENT_US 10000 /* a job that ended so long ago has just ended */
 #define COALESCE_LEAD_US 10000   /* before a job's end, in which the next is made and sent */
 #define COALESCE_LARGE_ROWS 64
@@ -44,6 +52,7 @@ struct coalesce_load {
     long long soonest_end_us; /* when one of them should be over; 0: not known */
     long long last_end_us;    /* when the last one was; 0: none was */
     int last_was_shared;      /* by several requests */
+    long long takes_us;       /* what a job of all that wait would take; 0: not known */
 };
 
 /* When what waits should go: a moment (perhaps past), or FOREVER. */

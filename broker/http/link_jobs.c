@@ -102,12 +102,13 @@ static void note_end(const struct job *job)
 {
     struct lane *lane = job->lane;
     long long now_us = now_mono_us();
-    double rate = (double)(now_us - begin_of(job)) / (double)job->message.buffer.size;
     if (!job->takes_place)
         return;
     lane->load.n_sent--;
-    if (job->is_done)
-        lane->us_per_byte = lane->us_per_byte > 0 ? (lane->us_per_byte + rate) / 2 : rate;
+    if (job->is_done) {
+        lane->done_us = lane->done_us / 2 + (double)(now_us - begin_of(job));
+        lane->done_bytes = lane->done_bytes / 2 + (double)job->message.buffer.size;
+    }
     lane->load.last_end_us = now_us;
     lane->load.last_was_shared = job->is_shared;
 }
@@ -188,15 +189,22 @@ void link_split_job(struct link *l, struct job *job)
     link_end_job(l, job);
 }
 
+/* What a job of so many bytes should take; 0: not known. */
+static long long time_of(const struct lane *lane, size_t n_bytes)
+{
+    double us = lane->done_bytes > 0 ? lane->done_us / lane->done_bytes * (double)n_bytes : 0;
+    return us < 1e9 ? (long long)us : 1000000000ll;
+}
+
 long long link_due_us(struct link *l, struct lane *lane)
 {
     long long soonest = FOREVER;
     for (const struct job *job = l->jobs; job; job = job->next) {
-        double us = lane->us_per_byte * (double)job->message.buffer.size;
-        long long end = begin_of(job) + (us < 1e9 ? (long long)us : 1000000000ll);
+        long long end = begin_of(job) + time_of(lane, job->message.buffer.size);
         if (job->lane == lane && job->takes_place && end < soonest)
             soonest = end;
     }
-    lane->load.soonest_end_us = lane->us_per_byte > 0 ? soonest : 0;
+    lane->load.soonest_end_us = lane->done_bytes > 0 ? soonest : 0;
+    lane->load.takes_us = time_of(lane, lane->waiting.n_bytes);
     return coalesce_due(&lane->waiting, &lane->load);
 }

@@ -19,7 +19,7 @@ struct lane {
     char *name; /* the broker's of the model */
     struct coalesce waiting;
     struct coalesce_load load;
-    double us_per_byte;            /* of jobs, lately; 0: not known */
+    double done_us, done_bytes;    /* of jobs that have ended, halved by each that does; 0: none */
     uint32_t n_waiting, n_running; /* requests; under the link's lock */
 };
 

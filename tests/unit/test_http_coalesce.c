@@ -65,6 +65,9 @@ static void a_lone_client_does_not_wait(void **state)
     /* nor after a job of its own */
     idle.last_end_us = 990;
     assert_true(coalesce_due(&f->c, &idle) == 1000);
+    /* two are no lone client */
+    add(f, 1, "b", 1000);
+    assert_true(coalesce_due(&f->c, &idle) == 1000 + COALESCE_LEAST_US);
 }
 
 static void others_are_expected_after_a_shared_job(void **state)
@@ -86,6 +89,19 @@ static void those_that_keep_coming_are_waited_for_a_little(void **state)
     assert_true(coalesce_due(&f->c, &load) == 10000 + COALESCE_LEAST_US + COALESCE_QUIET_US);
     add(f, 2, "c", 10000 + COALESCE_MOST_US);
     assert_true(coalesce_due(&f->c, &load) == 10000 + COALESCE_MOST_US);
+}
+
+static void a_long_job_waits_longer_for_more(void **state)
+{
+    struct fixture *f = *state;
+    long long most = 20 * COALESCE_MOST_US, quiet = most * COALESCE_MOST_PART / COALESCE_QUIET_PART;
+    struct coalesce_load load = {.n_groups = 2, .n_sent = 1, .takes_us = most * COALESCE_MOST_PART};
+    add(f, 0, "a", 10000);
+    assert_true(coalesce_due(&f->c, &load) == 10000 + quiet);
+    add(f, 1, "b", 10000 + most - 1);
+    assert_true(coalesce_due(&f->c, &load) == 10000 + most);
+    load.takes_us = 10 * COALESCE_LONG_US;
+    assert_true(coalesce_due(&f->c, &load) == 10000 + COALESCE_LONG_US / COALESCE_MOST_PART);
 }
 
 static void a_busy_broker_gets_one_job_more_shortly_before_it_is_free(void **state)
@@ -213,6 +229,7 @@ int main(void)
         TEST(a_lone_client_does_not_wait),
         TEST(others_are_expected_after_a_shared_job),
         TEST(those_that_keep_coming_are_waited_for_a_little),
+        TEST(a_long_job_waits_longer_for_more),
         TEST(a_busy_broker_gets_one_job_more_shortly_before_it_is_free),
         TEST(a_job_takes_what_there_is_within_limits),
         TEST(the_last_one_can_be_removed),
