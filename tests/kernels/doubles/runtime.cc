@@ -3,8 +3,8 @@
  * Streams are lists of work that nobody has done yet. Whoever waits - for a stream, an event - does
  * one piece after the other, each time of a stream drawn at random among those that need not wait
  * for an event, until what is waited for is done. So work of two streams interleaves in ways that
- * only events forbid. Device memory is host memory of exact size, found in a table; all ones at
- * first, which are NaN. One lock around everything. */
+ * only events forbid. Device memory (memory.h) is found in a table; all ones at first, which are NaN.
+ * One lock around everything. */
 #include <deque>
 #include <map>
 #include <mutex>
@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "tests/kernels/doubles/doubles.h"
+#include "tests/kernels/doubles/memory.h"
 
 struct CUevent_st {
     bool timed;
@@ -91,6 +92,9 @@ bool step()
     for (CUstream_st *s : r().streams)
         if (!s->queue.empty())
             busy.push_back(s);
+    if (busy.empty())
+        return false;
+    device_open open;
     while (!busy.empty()) {
         uint32_t i = draw(static_cast<uint32_t>(busy.size()));
         CUstream_st *s = busy[i];
@@ -109,6 +113,7 @@ bool step()
 /* Where nothing can be done another process has to come first; one that is gone never will. */
 void work_until(const char *call, const std::function<bool()> &done)
 {
+    device_open open;
     for (int waits = 0; !done(); waits++) {
         if (step())
             waits = 0;
@@ -177,8 +182,13 @@ cudaError_t take(const char *call, void **memory, size_t bytes, kind what)
         return static_cast<cudaError_t>(rc);
     if (bytes == 0)
         double_misuse(call, "an allocation of no bytes");
-    if (posix_memalign(memory, 256, bytes) != 0)
+    if (what == DEVICE)
+        *memory = device_take(bytes);
+    else if (posix_memalign(memory, 256, bytes) != 0)
+        *memory = nullptr;
+    if (!*memory)
         return cudaErrorMemoryAllocation;
+    device_open open;
     memset(*memory, 0xff, bytes);
     r().memory[static_cast<char *>(*memory)] = {bytes, what, false};
     r().changes++;
@@ -187,6 +197,7 @@ cudaError_t take(const char *call, void **memory, size_t bytes, kind what)
 
 void drain_all()
 {
+    device_open open;
     while (step())
         ;
 }
@@ -200,8 +211,11 @@ cudaError_t give(const char *call, void *memory, kind what)
     auto *a = find(memory);
     if (!a || a->first != memory || a->second.what != what)
         double_misuse(call, "not the start of such an allocation");
+    size_t bytes = a->second.bytes;
     r().memory.erase(static_cast<char *>(memory));
-    if (what != REGISTERED)
+    if (what == DEVICE)
+        device_give(memory, bytes);
+    else if (what == PINNED)
         free(memory);
     return cudaSuccess;
 }
@@ -615,7 +629,12 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void 
     if (stream->computes)
         double_misuse("cudaLaunchHostFunc", "in a stream of kernels, which wait for the host then");
     double_queue(
-        stream, [=] { function(user_data); }, 0);
+        stream,
+        [=] {
+            device_shut shut;
+            function(user_data);
+        },
+        0);
     return cudaSuccess;
 }
 
