@@ -25,7 +25,7 @@ PIPED = {
 def start(verb, directory, path):
     rest = ["--key", "k", "--data", directory] if verb == "submit" else ["-o", directory / "out", "--model", DEMO]
     return subprocess.Popen([ASSAY, verb, str(path), *map(str, rest)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE)
+                            stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))  # nohup ignores it
 
 
 def is_reading(process):
