@@ -214,7 +214,7 @@ static void many_blocks_in_turns(void **state)
     struct fixture *f = *state;
     struct err err;
     struct row_list lists[JOBS];
-    char key[8], out[200];
+    char key[16], out[200];
     for (int j = 0; j < JOBS; j++) {
         snprintf(key, sizeof key, "t%d", j);
         lists[j] = queued(f->s, put_job(f->s, key, 0, 70, 4), 0, 100);

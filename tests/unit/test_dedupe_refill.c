@@ -263,7 +263,7 @@ static void test_many_that_are_filled_at_once(void **state)
     struct row_list rows[JOBS + 1];
     const int32_t ids[] = {3, 4};
     struct store_row row = plain(ids, 2);
-    char key[8];
+    char key[24];
     int told[JOBS + 1] = {0}, left = JOBS + 1;
     for (int j = 0; j < JOBS; j++) {
         snprintf(key, sizeof key, "j%d", j);

@@ -214,7 +214,7 @@ static void lists_have_pages(void **state)
 {
     json_t *all = json_object();
     struct err e = {0};
-    char id[8];
+    char id[24];
     (void)state;
     for (int i = 0; i < 5; i++) {
         snprintf(id, sizeof id, "%d", i);

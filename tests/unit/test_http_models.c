@@ -150,7 +150,7 @@ static void a_model_scores_as_it_does(void **state)
 static void many_names_are_cut(void **state)
 {
     json_t *models = json_array();
-    char name[16];
+    char name[24];
     (void)state;
     for (int i = 0; i < CARD_MAX_MODELS; i++) {
         snprintf(name, sizeof name, "model-%08d", i);

@@ -61,7 +61,7 @@ static void test_a_large_chunk_that_has_no_room(void **state)
     assert_string_equal(words[2], "unknown_job");
     assert_string_equal(ask(s, "status", "small", word, sizeof word), "queued");
     for (int i = 0; i < 50 && strcmp(word, "taken") != 0; i++) { /* once they are deleted */
-        char key[16];
+        char key[24];
         usleep(100000);
         snprintf(key, sizeof key, "later %d", i);
         send_submit(s, 1, key, 60);

@@ -34,7 +34,7 @@ static void test_chunks_in_any_order(void **state)
         }
         if (seen != 15)
             continue;
-        char key[16];
+        char key[24];
         snprintf(key, sizeof key, "order-%d", order);
         int64_t job = new_job(f->s, key, 0);
         int next = 0;
