@@ -41,8 +41,8 @@ void link_abandon(struct link *link, struct ticket *t);
  * LINK_SILENT_MS. */
 #define LINK_SILENT_MS 5000
 struct card *link_card(struct link *link);
-/* The last card, where the broker was asked for it since then (now_mono_us); else NULL, and it is asked
- * soon. So says it what the broker had then, or has come to since. */
+/* The last card, where the broker was asked for it since then (now_mono_us), so that it says what the
+ * broker had at that time or later; else NULL, and the broker is asked soon. */
 struct card *link_card_since(struct link *link, long long us);
 
 struct link_counts {
