@@ -7,7 +7,6 @@
 extern "C" {
 #include <cmocka.h>
 }
-#include <fcntl.h>
 #include <functional>
 #include <signal.h>
 #include <stdio.h>

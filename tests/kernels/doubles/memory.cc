@@ -3,8 +3,6 @@
 
 #include <errno.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -15,18 +13,21 @@
 #include <sanitizer/asan_interface.h>
 #else
 #define ASAN_POISON_MEMORY_REGION(at, bytes) ((void)(at), (void)(bytes))
-#define ASAN_UNPOISON_MEMORY_REGION(at, bytes) ((void)(at), (void)(bytes))
 #endif
 
 namespace
 {
 
 const size_t PAGE = 4096, ROOM = size_t{1} << 36; /* addresses, not memory */
+/* Of the ends of work these are followed by shut memory: the first, and every so many after them. */
+const int FIRST = 500, EVERY = 100;
 
 struct arena {
     char *begin;
     size_t used; /* with a page between any two */
-    int depth;   /* of device_open; 0: shut */
+    int depth;   /* of device_open */
+    int n_ends;  /* of work */
+    bool is_open;
 };
 
 arena all;
@@ -36,10 +37,23 @@ size_t pages(size_t bytes)
     return (bytes + PAGE - 1) / PAGE * PAGE;
 }
 
-void protect(int how)
+void protect(char *at, size_t bytes, bool is_open)
 {
-    if (all.used > 0 && mprotect(all.begin, all.used, how) != 0)
+    if (bytes > 0 && mprotect(at, bytes, is_open ? PROT_READ | PROT_WRITE : PROT_NONE) != 0)
         double_misuse("mprotect", strerror(errno));
+}
+
+void set_open(bool is_open)
+{
+    if (all.is_open != is_open)
+        protect(all.begin, all.used, is_open);
+    all.is_open = is_open;
+}
+
+/* At an end of work: is it one of those? */
+bool shuts()
+{
+    return ++all.n_ends <= FIRST || all.n_ends % EVERY == 0;
 }
 
 #ifndef __SANITIZE_ADDRESS__ /* which says where it was */
@@ -77,7 +91,7 @@ void *device_take(size_t bytes)
         return nullptr;
     char *at = all.begin + all.used;
     all.used += pages(bytes) + PAGE;
-    protect(all.depth > 0 ? PROT_READ | PROT_WRITE : PROT_NONE);
+    protect(at, pages(bytes), all.is_open);
     ASAN_POISON_MEMORY_REGION(at + bytes, pages(bytes) + PAGE - bytes);
     return at;
 }
@@ -90,22 +104,23 @@ void device_give(void *at, size_t bytes)
 
 device_open::device_open()
 {
-    if (all.depth++ == 0)
-        protect(PROT_READ | PROT_WRITE);
+    all.depth++;
+    set_open(true);
 }
 
 device_open::~device_open()
 {
-    if (--all.depth == 0)
-        protect(PROT_NONE);
+    if (--all.depth == 0 && shuts())
+        set_open(false);
 }
 
 device_shut::device_shut()
 {
-    protect(PROT_NONE);
+    if (shuts())
+        set_open(false);
 }
 
 device_shut::~device_shut()
 {
-    protect(PROT_READ | PROT_WRITE);
+    set_open(true);
 }
