@@ -149,10 +149,11 @@ static int go_on(struct batches *bs, struct batch *b)
         json_pack("{s:I, s:i, s:i}", "total", (json_int_t)r->lines.n, "completed", 0, "failed", 0);
     json_t *fields = json_pack("{s:s, s:I, s:o}", "status", "in_progress", "in_progress_at",
         now_s(), "request_counts", counts);
-    json_t *own = json_pack("{s:o, s:s, s:s, s:s, s:I, s:I, s:i, s:i, s:i, s:i}", "info",
-        info_of(r), "model", r->model->name, "digest", r->model->digest, "mode", r->model->mode,
-        "chunk_rows", (json_int_t)least(CHUNK_ROWS, r->card->max_rows), "chunk_bytes",
-        (json_int_t)chunk_bytes(r->card), "next_line", 0, "chunk", 0, "rows", 0, "refused", 0);
+    json_t *own = json_pack("{s:o, s:s, s:s, s:s, s:I, s:I}", "info", info_of(r), "model",
+        r->model->name, "digest", r->model->digest, "mode", r->model->mode, "chunk_rows",
+        (json_int_t)least(CHUNK_ROWS, r->card->max_rows), "chunk_bytes",
+        (json_int_t)chunk_bytes(r->card));
+    json_object_update_new(own, batch_unsent());
     if (batch_set(bs, b, fields, own, &e) == 0)
         return 1;
     log_warn("event=batch_not_begun id=%s reason=\"%s\"", b->id, e.msg);

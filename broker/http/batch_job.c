@@ -87,11 +87,10 @@ static int drop(struct batches *bs, const struct batch *b, struct err *e)
     return rc == ASSAY_EUNKNOWNJOB ? 0 : rc;
 }
 
-/* The fields of a batch none of whose rows were sent, and one more. */
-static json_t *nothing_sent(const char *field, int value)
+json_t *batch_unsent(void)
 {
-    return json_pack("{s:i, s:i, s:i, s:i, s:i, s:i}", field, value, "next_line", 0, "chunk", 0,
-        "rows", 0, "refused", 0, "sealed", 0);
+    return json_pack("{s:i, s:i, s:i, s:i, s:i}", "next_line", 0, "chunk", 0, "rows", 0, "refused",
+        0, "sealed", 0);
 }
 
 /* The broker loaded another checkpoint between the card and the job. Nothing of the job counts: it is
@@ -101,14 +100,16 @@ static int validate_again(struct batches *bs, struct batch *b, struct err *e)
     int rc = drop(bs, b, e);
     if (rc != 0)
         return err_set(e, ASSAY_ENOTREADY, "a job of another checkpoint is still there");
-    rc = batch_set(bs, b, json_pack("{s:s, s:n}", "status", "validating", "in_progress_at"),
-        nothing_sent("chunk_rows", 0), e);
+    json_t *own = batch_unsent();
+    json_object_set_new(own, "chunk_rows", json_integer(0));
+    rc =
+        batch_set(bs, b, json_pack("{s:s, s:n}", "status", "validating", "in_progress_at"), own, e);
     show_held(bs, b, NULL);
     return rc != 0 ? rc : err_set(e, ASSAY_ENOTREADY, "the lines are read again");
 }
 
 /* A job is made only while the checkpoint is served. Where another has its name before any row was
- * sent, the lines are read anew for that one: the card may have been older than the batch. Once the
+ * sent, the lines are read anew for that one: it may have come while they were read. Once the
  * job is there the broker sees to it: a job is of one checkpoint, and is held without it. */
 int batch_take_card(struct batches *bs, struct batch *b, int ends)
 {
@@ -135,7 +136,8 @@ int batch_send_again(struct batches *bs, struct batch *b, struct err *e)
     run_forget(bs, r);
     msg_writer_clear(&r->rows);
     r->n_rows = r->until = r->refused = 0;
-    json_t *own = nothing_sent("is_resent", 1);
+    json_t *own = batch_unsent();
+    json_object_set_new(own, "is_resent", json_integer(1));
     json_object_set_new(own, "checked", json_integer(0));
     return batch_set(bs, b, json_object(), own, e);
 }

@@ -25,8 +25,8 @@ struct part {
 /* What the thread has of a batch that it works on; made anew after a start. */
 struct run {
     struct batch_lines lines;
-    struct card *card; /* held from the first on; its model is the batch's */
-    long long began_us;
+    struct card *card;  /* held from the first on; its model is the batch's */
+    long long began_us; /* lines are read under a card that was asked for since */
     const struct route *route;
     const struct card_model *model; /* of the lines that are validated; in the card */
     struct card_choice all[CARD_MOST_CHOSEN];
@@ -124,6 +124,8 @@ int batch_check(struct batches *bs, struct batch *b);
 int batch_take_card(struct batches *bs, struct batch *b, int ends);
 /* What became of the job, asked now and then. Returns 0 or a code. */
 int batch_ask_status(struct batches *bs, struct batch *b, struct err *e);
+/* What is the batch's own while none of its rows were sent: a new map. */
+json_t *batch_unsent(void);
 /* The broker does not know the job, since its data are new: all is sent again. */
 int batch_send_again(struct batches *bs, struct batch *b, struct err *e);
 int batch_cancel_job(struct batches *bs, struct batch *b, struct err *e);

@@ -17,7 +17,7 @@ struct job;
 struct ticket {
     /* Set by the owner, who touches nothing from link_submit until `done` is called, in the link's
      * thread. */
-    const struct rows *rows;
+    const struct rows *rows;        /* NULL: it waits for a newer card alone */
     const struct card *card;        /* under which it was decoded, and */
     const struct card_model *model; /* the one in it that its client means: no other's scores are
                                        its own; of an ensemble the first */
