@@ -19,14 +19,17 @@ namespace
 {
 
 const size_t PAGE = 4096, ROOM = size_t{1} << 36; /* addresses, not memory */
-/* Of the ends of work these are followed by shut memory: the first, and every so many after them. */
-const int FIRST = 500, EVERY = 100;
+/* Of the ends of work these are followed by shut memory: the first, until so many bytes were shut in
+ * all, and every so many after them. */
+const size_t FIRST_BYTES = size_t{1} << 30;
+const int EVERY = 100;
 
 struct arena {
     char *begin;
-    size_t used; /* with a page between any two */
-    int depth;   /* of device_open */
-    int n_ends;  /* of work */
+    size_t used;   /* with a page between any two */
+    int depth;     /* of device_open */
+    int n_ends;    /* of work */
+    size_t n_shut; /* bytes, in all */
     bool is_open;
 };
 
@@ -53,7 +56,9 @@ void set_open(bool is_open)
 /* At an end of work: is it one of those? */
 bool shuts()
 {
-    return ++all.n_ends <= FIRST || all.n_ends % EVERY == 0;
+    bool is_first = all.n_shut < FIRST_BYTES;
+    all.n_shut += is_first ? all.used : 0;
+    return ++all.n_ends % EVERY == 0 || is_first;
 }
 
 #ifndef __SANITIZE_ADDRESS__ /* which says where it was */

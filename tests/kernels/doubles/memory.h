@@ -1,8 +1,7 @@
 /* memory.h - the doubles' device memory: host memory that only the device's work may touch. Outside a
  * device_open every access to it ends the program: on a real device, host code has no business
- * there. As shutting takes time, it is done after a process's first 500 pieces of work, among which
- * are the start and the first batches, and after each hundredth from then on; in between the memory
- * stays open. A thread that carries on with the work by itself (doubles.h) opens it for all. */
+ * there. As shutting takes time, it is done after each of a process's first pieces of work, until a
+ * GiB was shut in all, and after each hundredth; in between the memory stays open. A thread that carries on with the work by itself (doubles.h) opens it for all. */
 #ifndef ASSAY_DOUBLES_MEMORY_H
 #define ASSAY_DOUBLES_MEMORY_H
 
